@@ -1,0 +1,396 @@
+"""`gram` computes a Gram matrix into a store, and `Gram` reads it as one symmetric matrix.
+
+The store holds the upper triangle of tiles; the view mirrors it. Whatever part is asked for, each
+stored tile it touches is read once, and a tile that has not been computed is an error, never a NaN.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from distributed import Client
+from numpy.typing import ArrayLike, NDArray
+
+from rntk_dist.compute import ensure_store, fill, local_client, progress_report
+from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
+from rntk_dist.plan import Plan, Tile
+from rntk_dist.sequences import Sequences
+from rntk_dist.store import Block, GramStore, Location, show
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+type Index = int | slice | ArrayLike
+
+
+class IncompleteGramError(RuntimeError):
+    """Tiles that are needed have not been computed; the message says how many and how to go on."""
+
+
+def gram(
+    kernel: RNTK,
+    X: Any,
+    Y: Any = None,
+    *,
+    store: Location,
+    kind: Kind = "ntk",
+    client: Client | None = None,
+    tile: int | None = None,
+    dtype: DType = "float64",
+    backend: Backend = "auto",
+    progress: bool = True,
+) -> Gram:
+    """Compute the Gram matrix of X, or of X against Y, into a store: run it, or resume it.
+
+    Only tiles that the store lacks are computed; on a complete store this is `open_gram`.
+
+    Parameters
+    ----------
+    kernel
+        The kernel and its hyper-parameters.
+    X, Y
+        Sequences, or what `Sequences.from_arrays` takes: n and m sequences. Without Y the matrix is
+        the symmetric (n, n); with Y the (n, m) of two sets of samples.
+    store
+        A local path, an fsspec URL or a Zarr store that all workers can reach.
+    kind
+        "ntk", the tangent kernel, or "nngp".
+    client
+        A Dask client. Without one a cluster of worker processes on this machine is started and
+        closed again; a script must then call from under ``if __name__ == "__main__":``.
+    tile
+        Edge of a tile; by default what is stored, or what suits the workers' memory and number.
+    dtype
+        "float64" or "float32".
+    backend
+        What computes a tile: "auto", "numpy", "numba" or "cupy".
+    progress
+        A bar on stderr, or lines where that is no terminal.
+
+    Raises
+    ------
+    IdentityError
+        The store holds another matrix.
+    StoreFormatError, FileExistsError
+        The location holds something else.
+    TileMemoryError
+        A worker cannot hold a tile.
+    TileError
+        Tiles failed; the others are kept, and the same call resumes.
+    NoWorkersError
+        The client's cluster has no worker.
+    """
+    rows = Sequences.from_arrays(X)
+    cols = None if Y is None else Sequences.from_arrays(Y)
+    opened = ensure_store(
+        kernel,
+        rows,
+        cols,
+        store=store,
+        kind=kind,
+        tile=tile,
+        dtype=dtype,
+        backend=backend,
+        client=client,
+    )
+    missing = len(opened.missing_tiles())
+    if missing:
+        with progress_report(progress) as report, _client(client, missing) as workers:
+            fill(opened, workers, backend=backend, on_progress=report)
+    return Gram(opened)
+
+
+def open_gram(store: Location) -> Gram:
+    """The Gram matrix in a store, complete or not, for reading.
+
+    Raises FileNotFoundError if nothing is there, StoreFormatError if it is something else.
+    """
+    return Gram(GramStore.open(store))
+
+
+@contextmanager
+def _client(client: Client | None, n_tiles: int) -> Iterator[Client]:
+    """The given client, or one of a local cluster that is closed on leaving."""
+    if client is not None:
+        yield client
+    else:
+        with local_client(n_tiles) as own:
+            yield own
+
+
+class Gram:
+    """A read view of a stored Gram matrix of shape (n, n), or (n, m) if rectangular.
+
+    Each axis is indexed on its own, as with `numpy.ix_`: by an int, a slice, integers or a mask, so
+    `gram[[0, 5], [1, 2, 3]]` is a (2, 3) part. `np.asarray(gram)` is the whole, `gram @ V` streams
+    it tile by tile, `to_dask()` is lazy.
+
+    Reading raises IncompleteGramError where a needed tile has not been computed, CorruptTileError
+    where one is damaged.
+    """
+
+    ndim = 2
+    # NumPy must leave `V @ gram` to us: converting the view first would read the whole matrix.
+    __array_priority__ = 1000
+
+    def __init__(self, store: GramStore) -> None:
+        self.store = store
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan:
+        """How the matrix is cut into tiles."""
+        return self.store.plan
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.plan.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.floating[Any]]:
+        """Of the stored values: float32 or float64."""
+        return self.store.manifest.dtype
+
+    @property
+    def kind(self) -> str:
+        """Either "ntk" or "nngp"."""
+        return self.store.manifest.kind
+
+    @cached_property
+    def kernel(self) -> RNTK:
+        """The kernel that the matrix belongs to."""
+        return RNTK.from_dict(dict(self.store.manifest.kernel))
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """The samples of the rows, and of the columns if symmetric."""
+        return self.store.sequences()
+
+    @cached_property
+    def sequences_y(self) -> Sequences | None:
+        """The samples of the columns if rectangular, else None."""
+        return self.store.sequences_y()
+
+    @property
+    def labels(self) -> NDArray[Any] | None:
+        """The labels (n,) of the rows' samples, if they came with any."""
+        return self.sequences.labels
+
+    @property
+    def missing(self) -> list[Tile]:
+        """The tiles not computed so far; lists the store anew at every call."""
+        return self.store.missing_tiles()
+
+    @property
+    def complete(self) -> bool:
+        """True if every tile has been computed."""
+        return not self.missing
+
+    def __len__(self) -> int:
+        return self.plan.n_rows
+
+    def __repr__(self) -> str:
+        plan, stored = self.plan, self.plan.n_tiles - len(self.missing)
+        what = f"{plan.n_rows} x {plan.n_cols} {self.dtype.name} {self.kind}"
+        tiles = f"{stored}/{plan.n_tiles} tiles of {plan.tile}"
+        return f"Gram({what}, {tiles}, store={show(self.store.location)!r})"
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Index | tuple[Index, ...]) -> Any:
+        """A part of the matrix as an array; an int drops its axis.
+
+        Raises IndexError for indices outside the matrix, masks of another length, or more than two
+        axes.
+        """
+        row_key, col_key = _two_keys(key)
+        rows, cols = _selection(row_key, self.shape[0]), _selection(col_key, self.shape[1])
+        out = np.empty((len(rows.indices), len(cols.indices)), self.dtype)
+        self._read_into(out, rows.indices, cols.indices)
+        part = out[0 if rows.single else slice(None), 0 if cols.single else slice(None)]
+        return part
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a stored Gram matrix cannot become an array without a copy")
+        return np.asarray(self[:, :], dtype=dtype)
+
+    def diag(self) -> Block:
+        """The diagonal (n,) of a symmetric matrix; reads its diagonal tiles.
+
+        Raises ValueError for a rectangular one.
+        """
+        if not self.plan.symmetric:
+            raise ValueError("the rectangular Gram matrix of two sets of samples has no diagonal")
+        tiles = [tile for tile in self.plan.tiles() if self.plan.is_diagonal(tile)]
+        self._require(tiles)
+        return np.concatenate([np.diagonal(self.store.read_tile(tile)) for tile in tiles])
+
+    def __matmul__(self, V: ArrayLike) -> NDArray[Any]:
+        """The product with V, shape (columns,) or (columns, k); the matrix is never held whole."""
+        return self._product(np.asarray(V), transposed=False)
+
+    def __rmatmul__(self, V: ArrayLike) -> NDArray[Any]:
+        """The product of V, shape (rows,) or (k, rows), with the matrix."""
+        return self._product(np.asarray(V).T, transposed=True).T
+
+    def to_dask(self) -> da.Array:
+        """The matrix as a lazy Dask array, one block a tile; mirrors the lower half.
+
+        A block opens the store from its location, so it can be computed on any worker.
+        """
+        self._require(self.plan.tiles())
+        rows, cols = self.plan.grid
+        blocks: da.Array = da.map_blocks(
+            _read_block,
+            self.store.location,
+            chunks=(self._extents(rows, 0), self._extents(cols, 1)),
+            dtype=self.dtype,
+            meta=np.empty((0, 0), self.dtype),
+            name=f"gram-{uuid.uuid4().hex}",
+        )
+        return blocks
+
+    def to_xarray(self) -> xr.DataArray:
+        """The matrix as a lazy xarray DataArray with dimensions "row" and "col".
+
+        Raises ImportError without xarray.
+        """
+        try:
+            import xarray as xr
+        except ImportError as error:
+            raise ImportError("to_xarray needs xarray: pip install xarray") from error
+        manifest = self.store.manifest
+        attrs = {**manifest.kernel, "kind": self.kind, "fingerprint": manifest.fingerprint}
+        return xr.DataArray(self.to_dask(), dims=("row", "col"), name=self.kind, attrs=attrs)
+
+    # -- how --------------------------------------------------------------------------------------
+
+    def _read_into(self, out: Block, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> None:
+        """Fill out[a, b] with the element (rows[a], cols[b]); each stored tile is read once."""
+        needs = _by_tile(self.plan, _by_block(rows, self.plan), _by_block(cols, self.plan))
+        self._require(needs)
+        for tile, parts in needs.items():
+            block = self.store.read_tile(tile)
+            for at, within, mirrored in parts:
+                out[np.ix_(*at)] = (block.T if mirrored else block)[np.ix_(*within)]
+
+    def _product(self, V: NDArray[Any], *, transposed: bool) -> NDArray[Any]:
+        size = self.shape if transposed else self.shape[::-1]
+        if V.ndim not in (1, 2) or V.shape[0] != size[0]:
+            shape = f"{self.shape[0]} x {self.shape[1]}"
+            raise ValueError(f"cannot multiply the {shape} matrix with an array of shape {V.shape}")
+        out = np.zeros((size[1], *V.shape[1:]), np.result_type(self.dtype, V.dtype))
+        self._require(self.plan.tiles())
+        for tile in self.plan.tiles():
+            block = self.store.read_tile(tile)
+            row, col = slice(*self.plan.rows(tile)), slice(*self.plan.cols(tile))
+            mirror = self.plan.symmetric and not self.plan.is_diagonal(tile)
+            # A symmetric matrix is its own transpose, so a tile off the diagonal serves twice.
+            if mirror or not transposed:
+                out[row] += block @ V[col]
+            if mirror or transposed:
+                out[col] += block.T @ V[row]
+        return out
+
+    def _require(self, tiles: Iterable[Tile]) -> None:
+        """Raise IncompleteGramError unless all the tiles are stored."""
+        missing = self.missing
+        gaps = set(missing).intersection(tiles) if missing else ()
+        if gaps:
+            first, total = min(gaps), self.plan.n_tiles
+            raise IncompleteGramError(
+                f"{len(missing)} of {total} tiles have not been computed, here the first needed is "
+                f"({first.row}, {first.col}): run rd.gram again with the same arguments and "
+                f"store={show(self.store.location)!r} to resume"
+            )
+
+    def _extents(self, blocks: int, axis: int) -> tuple[int, ...]:
+        bounds = (self.plan.block_bounds(block, axis=axis) for block in range(blocks))
+        return tuple(stop - start for start, stop in bounds)
+
+
+# -- indices --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Chosen indices (k,) of one axis, and whether a single int chose them."""
+
+    indices: NDArray[np.int64]
+    single: bool
+
+
+type _Blocks = dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Of one axis: block -> (positions in the output, offsets in the block)."""
+
+type _Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def _two_keys(key: Any) -> tuple[Any, Any]:
+    """The keys of the two axes; `...` and what is left out stand for a whole axis."""
+    keys = key if isinstance(key, tuple) else (key,)
+    keys = tuple(slice(None) if k is Ellipsis else k for k in keys)
+    if len(keys) > 2:
+        raise IndexError(f"a Gram matrix has 2 axes, got {len(keys)} indices")
+    row, col, *_ = [*keys, slice(None), slice(None)]
+    return row, col
+
+
+def _selection(key: Any, size: int) -> _Selection:
+    """Raises IndexError for what is no index of an axis of this size."""
+    if isinstance(key, slice):
+        return _Selection(np.arange(size)[key], single=False)
+    chosen = np.asarray(key)
+    if chosen.dtype == np.bool_ and chosen.shape != (size,):
+        raise IndexError(f"a mask has the axis's shape ({size},), got {chosen.shape}")
+    if chosen.dtype == np.bool_:
+        return _Selection(np.flatnonzero(chosen), single=False)
+    if chosen.size == 0 and chosen.ndim == 1:
+        return _Selection(np.empty(0, np.int64), single=False)
+    if not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim > 1:
+        raise IndexError(f"an axis takes an int, a slice, integers or a mask, got {key!r}")
+    outside = (chosen < -size) | (chosen >= size)
+    if outside.any():
+        raise IndexError(f"index {chosen[outside][0]} is outside an axis of size {size}")
+    return _Selection(np.atleast_1d(chosen).astype(np.int64) % size, single=chosen.ndim == 0)
+
+
+def _by_block(indices: NDArray[np.int64], plan: Plan) -> _Blocks:
+    blocks, offsets = np.divmod(indices, plan.tile)
+    return {
+        int(block): (np.flatnonzero(blocks == block), offsets[blocks == block])
+        for block in np.unique(blocks)
+    }
+
+
+def _by_tile(
+    plan: Plan, rows: _Blocks, cols: _Blocks
+) -> dict[Tile, list[tuple[_Pair, _Pair, bool]]]:
+    """For each stored tile that is needed: (where it goes, what of it, mirrored), once or twice."""
+    needs: dict[Tile, list[tuple[_Pair, _Pair, bool]]] = {}
+    for row, (row_at, row_in) in rows.items():
+        for col, (col_at, col_in) in cols.items():
+            mirrored = plan.symmetric and row > col
+            tile = Tile(col, row) if mirrored else Tile(row, col)
+            needs.setdefault(tile, []).append(((row_at, col_at), (row_in, col_in), mirrored))
+    return needs
+
+
+def _read_block(location: Location, block_id: tuple[int, int]) -> Block:
+    """One block of `Gram.to_dask`; `block_id` is its row and column block."""
+    row, col = block_id
+    store = GramStore.open(location)
+    if store.plan.symmetric and row > col:
+        # A mirrored view is not contiguous, which many a consumer of a block would copy anyway.
+        return np.ascontiguousarray(store.read_tile(Tile(col, row)).T)
+    return store.read_tile(Tile(row, col))

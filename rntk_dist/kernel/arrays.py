@@ -1,0 +1,304 @@
+"""The loop over time on whole blocks of pairs, with array operations.
+
+A block is some rows times some columns, small enough that its few temporaries stay in the cache.
+The same code runs on NumPy and on CuPy arrays, whose namespace is the argument ``xp``. A *sweep*
+walks one diagonal of the (t, t') grid for all pairs of a block at once. Sequences are sorted by
+length, longest first, so the pairs that have a step are always the leading rows and columns of the
+block, and sequences of different length cost what they contain.
+
+Every operation is elementwise and symmetric in the two sequences: the value of a pair does not
+depend on the block, the tile or the order in which it is computed, to the last bit.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rntk_dist.kernel.cell import MAKERS, Cell, Operations
+from rntk_dist.kernel.variances import Array, Direction, Layer, Slab
+
+BLOCK_BYTES = 128 * 1024
+"""One temporary of a block: a handful of them fit a core's second-level cache."""
+
+
+@dataclass(frozen=True)
+class Recursion:
+    """What the loop over pairs must know of a kernel.
+
+    Attributes
+    ----------
+    activation, readout : as in RNTK
+    frozen : number of first layers whose tangent part is zero
+    tangent : False for the NNGP kernel
+    shared_start : True if different sequences start from the same hidden state
+    """
+
+    activation: str
+    readout: str
+    frozen: int
+    tangent: bool
+    shared_start: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One diagonal of the (t, t') grid of many pairs, walked step by step.
+
+    The first axis of all arrays runs over rows, the last over columns: they are (r, 1) and (1, c)
+    to meet as an (r, c) block, or both (p,) for p single pairs. Both are sorted by steps, most
+    first.
+
+    Attributes
+    ----------
+    rows, columns : packed position of each sequence's first step in this sweep
+    row_steps, column_steps : (r,), (c,) or (p,) number of steps each sequence has
+    late : True if a sequence with n steps enters n steps before the end (the ends are aligned),
+        False if all enter at once and leave after n steps
+    same_start : mask of the pairs whose first steps meet and follow one common initial state
+    """
+
+    rows: Array
+    columns: Array
+    row_steps: NDArray[np.int64]
+    column_steps: NDArray[np.int64]
+    late: bool
+    same_start: Array
+
+    def steps(self) -> Iterator[tuple[Array, Array, tuple[slice, ...]]]:
+        """At each step: the packed positions of rows and columns, and their part of the block."""
+        count = int(min(self.row_steps[0], self.column_steps[0]))
+        single = self.rows.ndim == 1
+        for done in range(count):
+            needed = count - 1 - done if self.late else done
+            a = int(np.searchsorted(-self.row_steps, -needed))
+            b = int(np.searchsorted(-self.column_steps, -needed))
+            view = (slice(a),) if single else (slice(a), slice(b))
+            # `rows` is the first step; counted from the end it is the last one (see `end_aligned`).
+            offset = -needed if self.late else done
+            yield self.rows[:a] + offset, self.columns[..., :b] + offset, view
+
+
+@cache
+def cell_for(activation: str, dtype: str, xp: Any) -> Cell:
+    """The cell of an activation, in the elementwise operations of an array namespace."""
+    return MAKERS[activation](
+        np.dtype(dtype).type, Operations(xp.sqrt, xp.minimum, xp.maximum, xp.abs, xp.copysign)
+    )
+
+
+def block_edge(dtype: np.dtype[Any]) -> int:
+    """Rows (and columns) of a block whose temporaries stay in the cache."""
+    return int((BLOCK_BYTES // dtype.itemsize) ** 0.5)
+
+
+def tile_values(
+    recursion: Recursion, rows: Slab, columns: Slab | None, *, edge: int, xp: Any = np
+) -> Array:
+    """Kernel values of a tile in units of the product of the two sequences' scales.
+
+    Parameters
+    ----------
+    rows, columns : the slabs; with ``columns=None`` the tile is symmetric, one triangle is computed
+        and the samples on the diagonal are the same
+    edge : rows and columns of the blocks computed at once
+    xp : the namespace of the slabs' arrays
+
+    Returns
+    -------
+    (rows, columns) array of the slabs' dtype.
+    """
+    symmetric = columns is None
+    other = rows if columns is None else columns
+    out: Array = xp.empty((len(rows), len(other)), _dtype(rows))
+    row_blocks, column_blocks = _blocks(rows, edge), _blocks(other, edge)
+    for i, row_block in enumerate(row_blocks):
+        for column_block in column_blocks[i if symmetric else 0 :]:
+            same = symmetric and column_block is column_blocks[i]
+            a, b = rows.take(row_block), other.take(column_block)
+            values = _block_values(recursion, a, b, same, xp)
+            _scatter(out, row_block, column_block, values, xp)
+            if symmetric and not same:
+                _scatter(out, column_block, row_block, values.T, xp)
+    return out
+
+
+def diagonal_values(recursion: Recursion, slab: Slab) -> Array:
+    """Kernel value of each sequence with itself, in units of its scale squared; shape (n,)."""
+    at, lag, steps = _self_pairs(recursion, slab.lengths)
+    first = slab.first[at]
+    if recursion.readout == "mean":
+        sweep = Sweep(first + lag, first, steps, steps, False, lag == 0)
+    else:
+        last = first + steps - 1
+        sweep = Sweep(last, last, steps, steps, True, lag == 0)
+    weight = np.where(lag == 0, 1.0, 2.0)  # the grid of a sequence with itself is symmetric
+    total = np.zeros(len(slab))
+    for direction in slab.directions:
+        values = np.zeros(len(at), _dtype(slab))
+        _run(recursion, sweep, direction, direction, values, np)
+        total += np.bincount(at, weights=weight * values, minlength=len(slab))
+    return total
+
+
+def _dtype(slab: Slab) -> np.dtype[Any]:
+    return np.dtype(slab.directions[0].output.dtype)
+
+
+def _blocks(slab: Slab, edge: int) -> list[NDArray[np.int64]]:
+    """Sequence numbers in blocks of similar length, longest first."""
+    order = np.argsort(-slab.lengths, kind="stable")
+    return [order[i : i + edge] for i in range(0, len(order), edge)]
+
+
+def _scatter(out: Array, rows: Array, columns: Array, values: Array, xp: Any) -> None:
+    out[xp.asarray(rows)[:, None], xp.asarray(columns)[None, :]] = values
+
+
+def _self_pairs(
+    recursion: Recursion, lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sequence, lag and steps of every diagonal a self value needs, most steps first."""
+    n = len(lengths)
+    lags = lengths if recursion.readout == "mean" else np.ones(n, np.int64)
+    at = np.repeat(np.arange(n), lags)
+    lag = np.arange(len(at)) - np.repeat(np.cumsum(lags) - lags, lags)
+    steps = lengths[at] - lag
+    order = np.argsort(-steps, kind="stable")
+    return at[order], lag[order], steps[order]
+
+
+def _block_values(recursion: Recursion, rows: Slab, columns: Slab, same: bool, xp: Any) -> Array:
+    parts = []
+    for row, column in zip(rows.directions, columns.directions, strict=True):
+        values: Array = xp.zeros((len(rows), len(columns)), _dtype(rows))
+        if recursion.readout == "mean":
+            _sum_over_grid(recursion, rows, columns, same, row, column, values, xp)
+        else:
+            sweep = _end_aligned(rows, columns, _same_start(recursion, rows, columns, same), xp)
+            _run(recursion, sweep, row, column, values, xp)
+        parts.append(values)
+    return sum(parts[1:], start=parts[0])
+
+
+def _sum_over_grid(
+    recursion: Recursion,
+    rows: Slab,
+    columns: Slab,
+    same: bool,
+    row: Direction,
+    column: Direction,
+    total: Array,
+    xp: Any,
+) -> None:
+    """Add all diagonals; +lag and -lag are paired so that the sum is symmetric to the last bit."""
+    start = _same_start(recursion, rows, columns, same)
+    _run(recursion, _lagged(rows, columns, 0, start, xp), row, column, total, xp)
+    never = np.zeros_like(start)
+    for lag in range(1, int(max(rows.lengths[0], columns.lengths[0]))):
+        part = xp.zeros_like(total)
+        if lag < rows.lengths[0]:
+            _run(recursion, _lagged(rows, columns, lag, never, xp), row, column, part, xp)
+        if lag < columns.lengths[0]:
+            opposite = xp.zeros_like(total)
+            _run(recursion, _lagged(rows, columns, -lag, never, xp), row, column, opposite, xp)
+            part += opposite
+        total += part
+
+
+def _end_aligned(rows: Slab, columns: Slab, start: NDArray[np.bool_], xp: Any) -> Sweep:
+    last_row, last_column = rows.first + rows.lengths - 1, columns.first + columns.lengths - 1
+    return Sweep(
+        xp.asarray(last_row)[:, None],
+        xp.asarray(last_column)[None, :],
+        rows.lengths,
+        columns.lengths,
+        True,
+        xp.asarray(start & (rows.lengths[:, None] == columns.lengths[None, :])),
+    )
+
+
+def _lagged(rows: Slab, columns: Slab, lag: int, start: NDArray[np.bool_], xp: Any) -> Sweep:
+    """The diagonal t - t' = lag, from its first cell."""
+    ahead, behind = max(lag, 0), max(-lag, 0)
+    return Sweep(
+        xp.asarray(rows.first + ahead)[:, None],
+        xp.asarray(columns.first + behind)[None, :],
+        rows.lengths - ahead,
+        columns.lengths - behind,
+        False,
+        xp.asarray(start),
+    )
+
+
+def _same_start(recursion: Recursion, rows: Slab, columns: Slab, same: bool) -> NDArray[np.bool_]:
+    """Which pairs share their initial hidden state."""
+    shape = (len(rows), len(columns))
+    if recursion.shared_start:
+        return np.ones(shape, bool)
+    return np.eye(*shape, dtype=bool) if same else np.zeros(shape, bool)
+
+
+def _run(
+    recursion: Recursion, sweep: Sweep, row: Direction, column: Direction, total: Array, xp: Any
+) -> None:
+    """Walk a sweep and add the readout of its cells to ``total``, in place."""
+    cell = cell_for(recursion.activation, total.dtype.name, xp)
+    depth = len(row.layers)
+    state = [xp.where(sweep.same_start, cell.same, cell.unrelated) for _ in range(depth)]
+    carried = [xp.zeros_like(total) for _ in range(depth)]
+
+    def output() -> Array:
+        value: Array = cell.readout(state[-1][view], carried[-1][view])
+        value *= row.output[i] * column.output[j]
+        return value
+
+    for i, j, view in sweep.steps():
+        for k in range(depth):
+            angle, carry = _advance(
+                cell, row.layers[k], column.layers[k], i, j, view, state, carried, k
+            )
+            if recursion.tangent and k >= recursion.frozen:
+                state[k][view], carried[k][view] = cell.tangent(angle, carry)
+            else:
+                state[k][view] = cell.covariance(angle)
+        if recursion.readout != "last":
+            total[view] += output()
+    if recursion.readout in ("last", "diagonal_authors"):
+        total[view] += output()
+    total *= cell.unit
+
+
+def _advance(
+    cell: Cell,
+    row: Layer,
+    column: Layer,
+    i: Array,
+    j: Array,
+    view: tuple[slice, ...],
+    state: list[Array],
+    carried: list[Array],
+    k: int,
+) -> tuple[Array, Array]:
+    """The angle variable of layer k at the next step, and what the tangent part carries over."""
+    a, b = row.recurrent[i], column.recurrent[j]
+    share = (cell.gain * a) * b
+    angle = share * state[k][view]
+    share *= carried[k][view]
+    carry = share
+    if cell.distance:
+        angle += cell.combine(a, b)
+    if row.below is not None and column.below is not None:
+        a, b = row.below[i], column.below[j]
+        share = (cell.gain * a) * b
+        angle += share * state[k - 1][view]
+        share *= carried[k - 1][view]
+        carry += share
+        if cell.distance:
+            angle += cell.combine(a, b)
+    for row_input, column_input in zip(row.inputs, column.inputs, strict=True):
+        angle += cell.combine(row_input[i], column_input[j])
+    return angle, carry

@@ -1,0 +1,336 @@
+"""RNTK: the hyper-parameters of an infinitely wide recurrent network, and its kernel."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rntk_dist.kernel import sensitivity
+from rntk_dist.kernel.arrays import Recursion, block_edge, diagonal_values, tile_values
+from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slab
+from rntk_dist.sequences import Sequences
+
+Activation = Literal["relu", "erf", "linear"]
+Readout = Literal["last", "per_step", "mean", "diagonal_authors"]
+InitialState = Literal["shared", "independent"]
+Kind = Literal["ntk", "nngp"]
+DType = Literal["float64", "float32"]
+Backend = Literal["auto", "numpy"]
+
+INITIAL_STATES = ("shared", "independent")
+KINDS = ("ntk", "nngp")
+DTYPES = ("float64", "float32")
+BACKENDS = ("auto", "numpy")
+
+
+@dataclass(frozen=True)
+class RNTK:
+    """Recurrent neural tangent kernel of sequences of any length.
+
+    The kernel of the network of Alemohammad, Wang, Balestriero and Baraniuk (ICLR 2021) at infinite
+    width: layers l = 1..depth, steps t = 1..T, inputs x_t of m features, weights shared over time,
+
+        g[l,t] = sigma_w/sqrt(n) W_l h[l,t-1] + sigma_u/sqrt(fan_in) U_l in[l,t] + sigma_b b_l
+        h[l,t] = phi(g[l,t]),   h[l,0] = sigma_h N(0, I),   f = sigma_v/sqrt(n) V h[L,T]
+
+    Parameters
+    ----------
+    depth : int
+        Number of recurrent layers, L >= 1.
+    activation : {"relu", "erf", "linear"}
+        phi.
+    sigma_w, sigma_u, sigma_b, sigma_h, sigma_v : float
+        Standard deviations, >= 0, of recurrent weights, input weights, biases, the initial hidden
+        state and the readout. For relu, sigma_w = sqrt(2) weighs all steps alike.
+    readout : {"last", "per_step", "mean", "diagonal_authors"}
+        What the network's output is: the last step; a readout vector of its own for every step
+        counted from the end; one readout of the mean over time. "diagonal_authors" is the published
+        "average" of the paper's authors, for comparison only: equal lengths, and no network has it.
+    bidirectional : bool
+        Sum of the kernel of the sequences and of the sequences reversed in time.
+    frozen_layers : int
+        The first so many layers are not trained; ``depth`` leaves the readout alone.
+    initial_state : {"shared", "independent"}
+        Whether different sequences start from one random state (a network does that), or each from
+        its own (the paper's). Equal when sigma_h = 0.
+    normalize : bool
+        k(x, y) / sqrt(k(x, x) k(y, y)), and 0 where a sequence has k(x, x) = 0.
+
+    Examples
+    --------
+    >>> import rntk_dist as rd
+    >>> kernel = rd.RNTK(sigma_w=1.4, readout="per_step")
+    >>> kernel([[1.0, 2.0, 0.5], [0.5, -1.0]]).round(4)
+    array([[2.3342, 0.0653],
+           [0.0653, 0.4951]])
+    """
+
+    depth: int = 1
+    activation: Activation = "relu"
+    sigma_w: float = math.sqrt(2)
+    sigma_u: float = 1.0
+    sigma_b: float = 0.0
+    sigma_h: float = 0.0
+    sigma_v: float = 1.0
+    readout: Readout = "last"
+    bidirectional: bool = False
+    frozen_layers: int = 0
+    initial_state: InitialState = "shared"
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("sigma_w", "sigma_u", "sigma_b", "sigma_h", "sigma_v"):
+            object.__setattr__(self, name, _standard_deviation(name, getattr(self, name)))
+        for name, lowest in (("depth", 1), ("frozen_layers", 0)):
+            object.__setattr__(self, name, _count(name, getattr(self, name), lowest))
+        for name in ("bidirectional", "normalize"):
+            object.__setattr__(self, name, _flag(name, getattr(self, name)))
+        require_one_of("activation", self.activation, tuple(NORMS))
+        require_one_of("readout", self.readout, tuple(READOUT_POWER))
+        require_one_of("initial_state", self.initial_state, INITIAL_STATES)
+        if self.frozen_layers > self.depth:
+            raise ValueError(
+                f"frozen_layers is {self.frozen_layers} but the network has depth {self.depth}: "
+                "at most all layers can be frozen"
+            )
+        if self.sigma_u == self.sigma_b == self.sigma_h == 0:
+            raise ValueError(
+                "sigma_u, sigma_b and sigma_h are all 0: the kernel would be 0 everywhere; "
+                "give at least one of them a positive value"
+            )
+        if self.sigma_v == 0:
+            raise ValueError("sigma_v is 0: the kernel would be 0 everywhere; the default is 1")
+
+    def __call__(
+        self,
+        X: Any,
+        Y: Any = None,
+        *,
+        kind: Kind = "ntk",
+        dtype: DType | np.dtype[Any] | type = "float64",
+        backend: Backend = "auto",
+    ) -> NDArray[Any]:
+        """Kernel matrix between two batches of sequences.
+
+        Parameters
+        ----------
+        X, Y : Sequences, or anything `Sequences.from_arrays` takes
+            n and m sequences. Without Y, X with itself: one triangle is computed, and entry (i, i)
+            is one sample with itself. Sequences of X and Y are different samples even where their
+            values agree.
+        kind : {"ntk", "nngp"}
+            Tangent kernel, or covariance (conjugate) kernel.
+        dtype : {"float64", "float32"}
+            Number type of the computation over pairs and of the result.
+        backend : {"auto", "numpy"}
+
+        Returns
+        -------
+        (n, n) or (n, m) ndarray
+
+        Raises
+        ------
+        OverflowError
+            If a value exceeds the number type, naming the sequences.
+        ValueError
+            If the inputs are unusable, or of different feature counts.
+        """
+        rows = Sequences.from_arrays(X)
+        columns = None if Y is None else Sequences.from_arrays(Y)
+        number = check_run_options(kind, dtype, backend)
+        self._check_sequences(rows, columns)
+        row_slab, row_diagonal = self._prepare(rows, kind)
+        if columns is None:
+            return self._matrix(row_slab, None, row_diagonal, row_diagonal, kind, number)
+        column_slab, column_diagonal = self._prepare(columns, kind)
+        return self._matrix(row_slab, column_slab, row_diagonal, column_diagonal, kind, number)
+
+    def diag(
+        self, X: Any, *, kind: Kind = "ntk", dtype: DType | np.dtype[Any] | type = "float64"
+    ) -> NDArray[Any]:
+        """Kernel value of each sequence with itself, the diagonal of ``kernel(X)``; shape (n,)."""
+        sequences = Sequences.from_arrays(X)
+        number = check_run_options(kind, dtype, "auto")
+        slab, diagonal = self._prepare(sequences, kind)
+        return self._scaled_diagonal(slab, diagonal, number)
+
+    def sensitivity(self, x: Any, y: Any, *, kind: Kind = "ntk") -> Float64:
+        """Norm of the gradient of k(x, y) with respect to each step of x.
+
+        Parameters
+        ----------
+        x, y : (T,) or (T, m) arrays
+            Two different samples; the gradient moves x alone.
+
+        Returns
+        -------
+        (T,) ndarray
+            ``|| d k(x, y) / d x_t ||``, exact (a reverse sweep through the recursion), in float64.
+        """
+        gradient = sensitivity.gradient(self, _single(x, "x"), _single(y, "y"), kind)
+        norms: Float64 = np.sqrt((gradient**2).sum(axis=1))
+        return norms
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON-able values; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Self:
+        """The kernel of `to_dict`'s options; unknown names are refused."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ValueError(f"unknown kernel options {unknown}: known are {sorted(known)}")
+        return cls(**options)
+
+    def recursion(self, kind: Kind) -> Recursion:
+        """What the loop over pairs must know of this kernel."""
+        return Recursion(
+            self.activation,
+            self.readout,
+            self.frozen_layers,
+            kind == "ntk" and self.frozen_layers < self.depth,
+            self.initial_state == "shared",
+        )
+
+    def _check_sequences(self, rows: Sequences, columns: Sequences | None) -> None:
+        other = rows if columns is None else columns
+        if rows.n_features != other.n_features:
+            raise ValueError(
+                f"X has {rows.n_features} features a step and Y has {other.n_features}: "
+                "a kernel compares sequences of the same features"
+            )
+        if self.readout != "diagonal_authors":
+            return
+        lengths = np.unique(np.concatenate([rows.lengths, other.lengths]))
+        if len(lengths) > 1:
+            raise ValueError(
+                f'readout "diagonal_authors" needs equal lengths, found {lengths[0]} and '
+                f'{lengths[-1]}: use "last", "per_step" or "mean"'
+            )
+
+    def _prepare(self, sequences: Sequences, kind: Kind) -> tuple[Slab, Float64]:
+        """The slab in float64, and its diagonal in units of scale squared."""
+        slab = make_slab(self, sequences)
+        return slab, diagonal_values(self.recursion(kind), slab)
+
+    def _matrix(
+        self,
+        rows: Slab,
+        columns: Slab | None,
+        row_diagonal: Float64,
+        column_diagonal: Float64,
+        kind: Kind,
+        dtype: np.dtype[Any],
+    ) -> NDArray[Any]:
+        def cast(array: NDArray[Any]) -> NDArray[Any]:
+            return array.astype(dtype)
+
+        relative = tile_values(
+            self.recursion(kind),
+            rows.transfer(cast),
+            None if columns is None else columns.transfer(cast),
+            edge=block_edge(dtype),
+        )
+        other = rows if columns is None else columns
+        row_factor = self._factor(rows, row_diagonal)
+        column_factor = self._factor(other, column_diagonal)
+        values = _times_outer(relative, row_factor, column_factor)
+        if columns is None:
+            np.fill_diagonal(values, self._scaled_diagonal(rows, row_diagonal, dtype))
+        _refuse_overflow(values, rows, other)
+        return values
+
+    def _factor(self, slab: Slab, diagonal: Float64) -> Float64:
+        """What turns relative values into kernel values, a factor for each sequence."""
+        if not self.normalize:
+            return slab.scale
+        root = np.sqrt(diagonal)
+        return np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+
+    def _scaled_diagonal(self, slab: Slab, diagonal: Float64, dtype: np.dtype[Any]) -> NDArray[Any]:
+        with np.errstate(over="ignore"):
+            exact = (diagonal > 0) * 1.0 if self.normalize else diagonal * slab.scale**2
+            values: NDArray[Any] = exact.astype(dtype)
+        _refuse_overflow(values, slab, slab)
+        return values
+
+
+def _times_outer(values: NDArray[Any], rows: Float64, columns: Float64) -> NDArray[Any]:
+    """``values * rows[:, None] * columns``, through float64 a stripe at a time, in place."""
+    with np.errstate(over="ignore"):  # refused afterwards, with the sequences' names
+        for i in range(0, len(values), 64):
+            stripe = values[i : i + 64]
+            stripe[...] = stripe * (rows[i : i + 64, None] * columns)
+    return values
+
+
+def _refuse_overflow(values: NDArray[Any], rows: Slab, columns: Slab) -> None:
+    if np.isfinite(values).all():
+        return
+    where = np.argwhere(~np.isfinite(values))[0]
+    i, j = int(where[0]), int(where[-1])
+    remedy = ", or dtype float64" if values.dtype == np.float32 else ""
+    raise OverflowError(
+        f"the kernel of sequence {i} (length {rows.lengths[i]}) and sequence {j} (length "
+        f"{columns.lengths[j]}) exceeds {values.dtype}: normalise the inputs, use a smaller "
+        f"sigma_w, normalize=True{remedy}"
+    )
+
+
+def check_run_options(kind: str, dtype: Any, backend: str) -> np.dtype[Any]:
+    """Refuse an unknown kind, number type or backend; the number type as a NumPy dtype."""
+    require_one_of("kind", kind, KINDS)
+    require_one_of("backend", backend, BACKENDS)
+    try:
+        number: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"dtype is {dtype!r}: choose float64 or float32") from error
+    if number.name not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: choose float64 or float32")
+    return number
+
+
+def require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the known ones, naming them."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(known)}")
+
+
+def _standard_deviation(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, found {value!r}")
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(
+            f"{name} is a standard deviation: it must be finite and >= 0, found {value!r}"
+        )
+    return number
+
+
+def _count(name: str, value: object, lowest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, found {value!r}")
+    if value < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, found {value!r}")
+    return int(value)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, found {value!r}")
+    return bool(value)
+
+
+def _single(x: Any, name: str) -> Sequences:
+    array = np.asarray(x)
+    if array.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} must be one sequence of shape (T,) or (T, m), found shape {array.shape}"
+        )
+    return Sequences.from_arrays([array])
