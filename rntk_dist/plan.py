@@ -357,8 +357,9 @@ def check_memory(plan: Plan, work: Work, samples: Samples, workers: Workers) -> 
     if not workers.memory or need <= workers.memory:
         return
     best = largest_tile(plan, work, samples, workers)
-    least = worker_bytes(replace(plan, tile=min(plan.tile, TILE_STEP)), work, samples)
-    remedy = f"use tile={best}" if best else f"no tile fits, give each worker {_size(least)}"
+    smallest = replace(plan, tile=min(plan.tile, TILE_STEP))
+    least = ceil_div(worker_bytes(smallest, work, samples, workers.threads), MIB)
+    remedy = f"use tile={best}" if best else f"no tile fits, give each worker {least} MiB"
     have = _size(workers.memory)
     raise TileMemoryError(
         f"tile {plan.tile} needs {_size(need)} on a worker limited to {have}: {remedy}"

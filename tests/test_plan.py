@@ -204,7 +204,7 @@ def test_a_tile_that_does_not_fit_is_refused_with_figures_and_a_way_out() -> Non
 
 def test_a_worker_too_small_for_any_tile_is_told_what_it_needs() -> None:
     samples = Samples([10] * 20000)
-    with pytest.raises(TileMemoryError, match=r"no tile fits, give each worker 320 MiB"):
+    with pytest.raises(TileMemoryError, match=r"no tile fits, give each worker 321 MiB"):
         check_memory(samples.plan(8192), Work(), samples, Workers(1, 200 * MIB))
 
 

@@ -24,6 +24,9 @@ from rntk_dist.kernel.variances import Array, Direction, Layer, Slab
 BLOCK_BYTES = 128 * 1024
 """One temporary of a block: a handful of them fit a core's second-level cache."""
 
+DIAGONAL_PAIRS = 32 * 1024
+"""Diagonals of self values that are swept at once."""
+
 
 @dataclass(frozen=True)
 class Recursion:
@@ -54,7 +57,7 @@ class Sweep:
 
     Attributes
     ----------
-    rows, columns : packed position of each sequence's first step in this sweep
+    rows, columns : packed position of each sequence's first step, or if ``late`` its last
     row_steps, column_steps : (r,), (c,) or (p,) number of steps each sequence has
     late : True if a sequence with n steps enters n steps before the end (the ends are aligned),
         False if all enter at once and leave after n steps
@@ -77,7 +80,6 @@ class Sweep:
             a = int(np.searchsorted(-self.row_steps, -needed))
             b = int(np.searchsorted(-self.column_steps, -needed))
             view = (slice(a),) if single else (slice(a), slice(b))
-            # `rows` is the first step; counted from the end it is the last one (see `end_aligned`).
             offset = -needed if self.late else done
             yield self.rows[:a] + offset, self.columns[..., :b] + offset, view
 
@@ -128,7 +130,30 @@ def tile_values(
 
 def diagonal_values(recursion: Recursion, slab: Slab) -> Array:
     """Kernel value of each sequence with itself, in units of its scale squared; shape (n,)."""
-    at, lag, steps = _self_pairs(recursion, slab.lengths)
+    return np.concatenate(
+        [_piece_of_diagonal(recursion, slab.take(piece)) for piece in _pieces(recursion, slab)]
+    )
+
+
+def _pieces(recursion: Recursion, slab: Slab) -> Iterator[slice]:
+    """Runs of sequences whose diagonals, all swept at once, fit the cache."""
+    pairs = np.cumsum(_diagonals(recursion, slab.lengths))
+    start = 0
+    while start < len(slab):
+        done = pairs[start - 1] if start else 0
+        stop = int(np.searchsorted(pairs, done + DIAGONAL_PAIRS, side="right"))
+        stop = max(stop, start + 1)
+        yield slice(start, stop)
+        start = stop
+
+
+def _diagonals(recursion: Recursion, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many diagonals t - t' >= 0 of its own grid each sequence needs."""
+    return lengths if recursion.readout == "mean" else np.ones_like(lengths)
+
+
+def _piece_of_diagonal(recursion: Recursion, slab: Slab) -> Array:
+    at, lag, steps = _self_pairs(_diagonals(recursion, slab.lengths), slab.lengths)
     first = slab.first[at]
     if recursion.readout == "mean":
         sweep = Sweep(first + lag, first, steps, steps, False, lag == 0)
@@ -159,13 +184,11 @@ def _scatter(out: Array, rows: Array, columns: Array, values: Array, xp: Any) ->
 
 
 def _self_pairs(
-    recursion: Recursion, lengths: NDArray[np.int64]
+    diagonals: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sequence, lag and steps of every diagonal a self value needs, most steps first."""
-    n = len(lengths)
-    lags = lengths if recursion.readout == "mean" else np.ones(n, np.int64)
-    at = np.repeat(np.arange(n), lags)
-    lag = np.arange(len(at)) - np.repeat(np.cumsum(lags) - lags, lags)
+    """Sequence, lag and steps of every diagonal of the self values, most steps first."""
+    at = np.repeat(np.arange(len(lengths)), diagonals)
+    lag = np.arange(len(at)) - np.repeat(np.cumsum(diagonals) - diagonals, diagonals)
     steps = lengths[at] - lag
     order = np.argsort(-steps, kind="stable")
     return at[order], lag[order], steps[order]

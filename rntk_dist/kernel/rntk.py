@@ -143,11 +143,9 @@ class RNTK:
         columns = None if Y is None else Sequences.from_arrays(Y)
         number = check_run_options(kind, dtype, backend)
         self._check_sequences(rows, columns)
-        row_slab, row_diagonal = self._prepare(rows, kind)
-        if columns is None:
-            return self._matrix(row_slab, None, row_diagonal, row_diagonal, kind, number)
-        column_slab, column_diagonal = self._prepare(columns, kind)
-        return self._matrix(row_slab, column_slab, row_diagonal, column_diagonal, kind, number)
+        row_slab = make_slab(self, rows)
+        column_slab = None if columns is None else make_slab(self, columns)
+        return self._matrix(row_slab, column_slab, self.recursion(kind), number)
 
     def diag(
         self, X: Any, *, kind: Kind = "ntk", dtype: DType | np.dtype[Any] | type = "float64"
@@ -155,8 +153,8 @@ class RNTK:
         """Kernel value of each sequence with itself, the diagonal of ``kernel(X)``; shape (n,)."""
         sequences = Sequences.from_arrays(X)
         number = check_run_options(kind, dtype, "auto")
-        slab, diagonal = self._prepare(sequences, kind)
-        return self._scaled_diagonal(slab, diagonal, number)
+        self._check_sequences(sequences, None)
+        return self._diagonal(make_slab(self, sequences), self.recursion(kind), number)
 
     def sensitivity(self, x: Any, y: Any, *, kind: Kind = "ntk") -> Float64:
         """Norm of the gradient of k(x, y) with respect to each step of x.
@@ -214,60 +212,52 @@ class RNTK:
                 f'{lengths[-1]}: use "last", "per_step" or "mean"'
             )
 
-    def _prepare(self, sequences: Sequences, kind: Kind) -> tuple[Slab, Float64]:
-        """The slab in float64, and its diagonal in units of scale squared."""
-        slab = make_slab(self, sequences)
-        return slab, diagonal_values(self.recursion(kind), slab)
-
     def _matrix(
-        self,
-        rows: Slab,
-        columns: Slab | None,
-        row_diagonal: Float64,
-        column_diagonal: Float64,
-        kind: Kind,
-        dtype: np.dtype[Any],
+        self, rows: Slab, columns: Slab | None, recursion: Recursion, dtype: np.dtype[Any]
     ) -> NDArray[Any]:
         def cast(array: NDArray[Any]) -> NDArray[Any]:
             return array.astype(dtype)
 
-        relative = tile_values(
-            self.recursion(kind),
+        values = tile_values(
+            recursion,
             rows.transfer(cast),
             None if columns is None else columns.transfer(cast),
             edge=block_edge(dtype),
         )
         other = rows if columns is None else columns
-        row_factor = self._factor(rows, row_diagonal)
-        column_factor = self._factor(other, column_diagonal)
-        values = _times_outer(relative, row_factor, column_factor)
+        row_factor = self._factor(rows, recursion)
+        column_factor = row_factor if columns is None else self._factor(columns, recursion)
+        _times_outer(values, row_factor, column_factor)
         if columns is None:
-            np.fill_diagonal(values, self._scaled_diagonal(rows, row_diagonal, dtype))
+            np.fill_diagonal(values, self._diagonal(rows, recursion, dtype))
         _refuse_overflow(values, rows, other)
         return values
 
-    def _factor(self, slab: Slab, diagonal: Float64) -> Float64:
+    def _factor(self, slab: Slab, recursion: Recursion) -> Float64:
         """What turns relative values into kernel values, a factor for each sequence."""
         if not self.normalize:
             return slab.scale
-        root = np.sqrt(diagonal)
+        root = np.sqrt(diagonal_values(recursion, slab))
         return np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
 
-    def _scaled_diagonal(self, slab: Slab, diagonal: Float64, dtype: np.dtype[Any]) -> NDArray[Any]:
-        with np.errstate(over="ignore"):
-            exact = (diagonal > 0) * 1.0 if self.normalize else diagonal * slab.scale**2
+    def _diagonal(self, slab: Slab, recursion: Recursion, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Values of each sequence with itself, computed in float64, rounded to ``dtype``."""
+        with np.errstate(over="ignore"):  # refused below, with the sequence's name
+            if self.normalize:
+                exact = (slab.scale > 0).astype(np.float64)
+            else:
+                exact = diagonal_values(recursion, slab) * slab.scale**2
             values: NDArray[Any] = exact.astype(dtype)
         _refuse_overflow(values, slab, slab)
         return values
 
 
-def _times_outer(values: NDArray[Any], rows: Float64, columns: Float64) -> NDArray[Any]:
+def _times_outer(values: NDArray[Any], rows: Float64, columns: Float64) -> None:
     """``values * rows[:, None] * columns``, through float64 a stripe at a time, in place."""
     with np.errstate(over="ignore"):  # refused afterwards, with the sequences' names
         for i in range(0, len(values), 64):
             stripe = values[i : i + 64]
             stripe[...] = stripe * (rows[i : i + 64, None] * columns)
-    return values
 
 
 def _refuse_overflow(values: NDArray[Any], rows: Slab, columns: Slab) -> None:
