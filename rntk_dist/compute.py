@@ -51,6 +51,8 @@ WAIT_FOR_WORKERS = 60.0
 TASKS_PER_THREAD = 2
 """Size of the window: one task running on a thread and one queued for it."""
 
+_GUARD = 'call rd.gram under `if __name__ == "__main__":`, for each worker imports the script'
+
 _POLL = 0.02
 _RECOUNT = 1.0
 
@@ -222,7 +224,8 @@ def available_workers(client: Client | None, wait: float = WAIT_FOR_WORKERS) -> 
     if client is None:
         return local_workers()
     wait_for_worker(client, wait)
-    found = client.scheduler_info()["workers"].values()
+    # Some releases of distributed list five workers unless asked for all.
+    found = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [worker["memory_limit"] for worker in found if worker["memory_limit"]]
     threads = [worker["nthreads"] for worker in found]
     return Workers(sum(threads), min(limits, default=0), max(threads))
@@ -254,34 +257,40 @@ def _no_workers(client: Client, wait: float) -> NoWorkersError:
 def local_client(n_tiles: int) -> Iterator[Client]:
     """A client of a cluster on this machine, with no more workers than tiles; closed on leaving.
 
-    Raises RuntimeError where worker processes cannot start because the main script would run again
-    in each of them.
+    Raises RuntimeError where worker processes cannot start, for example because the main script
+    would run again in each of them.
     """
     _refuse_inside_spawn()
-    workers = local_workers()
     with (
-        LocalCluster(
+        _local_cluster(n_tiles) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _local_cluster(n_tiles: int) -> LocalCluster:
+    workers = local_workers()
+    try:
+        return LocalCluster(
             n_workers=min(workers.count, n_tiles),
             threads_per_worker=1,
             processes=True,
             memory_limit=workers.memory,
             host="127.0.0.1",
             dashboard_address=None,
+            # What fails is told once, in the error at the end, not by every worker at every try.
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+        )
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"worker processes could not start ({error}); in a script, {_GUARD}"
+        ) from error
 
 
 def _refuse_inside_spawn() -> None:
     # A spawned process imports the main script first; multiprocessing itself has this flag.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "rd.gram was called while a worker process imported your script: put the call under\n"
-            '    if __name__ == "__main__":\n'
-            "so that worker processes can import the script without running it"
-        )
+        raise RuntimeError(f"a worker process that imports your script ran rd.gram: {_GUARD}")
 
 
 # -- the window ------------------------------------------------------------------------------------
@@ -353,6 +362,7 @@ class _Run:
         self.pending = deque(missing)
         self.in_flight: dict[Future[Any], Tile] = {}
         self.records: list[TileRecord] = []
+        self.pair_steps = 0
         self.failed: dict[Tile, BaseException] = {}
         self.job = uuid.uuid4().hex[:8]
         self.n_missing = len(missing)
@@ -394,6 +404,7 @@ class _Run:
         tile = self.in_flight.pop(future)
         if isinstance(result, TileRecord):
             self.records.append(result)
+            self.pair_steps += result.pair_steps
         else:
             # A failed future gives (type, exception, traceback), a cancelled one an exception.
             cause = result[1] if isinstance(result, tuple) else result
@@ -418,7 +429,7 @@ class _Run:
         return Progress(
             tiles=plan.n_tiles - self.n_missing + len(self.records),
             tiles_total=plan.n_tiles,
-            pair_steps=sum(record.pair_steps for record in self.records),
+            pair_steps=self.pair_steps,
             pair_steps_total=self.total,
             failed=len(self.failed),
             in_flight=len(self.in_flight),

@@ -1,0 +1,55 @@
+"""The memory that the plan states against the memory that workers really take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from rntk_dist.compute import ensure_store, fill
+from rntk_dist.kernel.rntk import RNTK
+from rntk_dist.plan import BASE_BYTES, MIB, Work, worker_bytes
+from rntk_dist.sequences import Sequences
+
+
+def peak_bytes() -> int:
+    """The largest resident memory that this process has had."""
+    # Not ru_maxrss: a process inherits that from the one that started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    return int(status["VmHWM"].split()[0]) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("n", "length", "tile"), [(4000, 100, 1536), (128, 20_000, 64)])
+def test_a_worker_stays_below_what_the_plan_states(
+    tmp_path: Path, n: int, length: int, tile: int
+) -> None:
+    X = Sequences.from_arrays(np.random.default_rng(0).normal(size=(n, length)))
+    kernel = RNTK()
+    store = ensure_store(kernel, X, None, store=tmp_path / "gram", tile=tile)
+    stated = worker_bytes(store.plan, Work.of(kernel.to_dict()), store.samples())
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=stated,
+            host="127.0.0.1",
+            dashboard_address=None,
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        before = max(client.run(peak_bytes).values())
+        fill(store, client)
+        peaks = client.run(peak_bytes).values()
+    print(f"stated {stated // MIB}, idle {before // MIB}, peaks {[p // MIB for p in peaks]} MiB")
+    assert before < BASE_BYTES
+    assert max(peaks) < stated
+    # The statement is of use only if it is not far off.
+    assert max(peaks) > stated / 4
