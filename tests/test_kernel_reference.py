@@ -71,7 +71,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
 @given(data=st.data(), opts=options(), kind=st.sampled_from(["ntk", "nngp"]))
 @settings(
     deadline=None,
-    max_examples=150,
+    max_examples=300,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -89,6 +89,17 @@ def test_kernel_equals_reference(
     actual = rd.RNTK(**opts)(x, y, kind=kind, backend=backend)
     expected = reference_matrix(x, y, kind=kind, **opts)
     assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_zero_sequence_normalises_to_zero_also_with_itself(activation: str, backend: str) -> None:
+    kernel = rd.RNTK(activation=activation, normalize=True)
+    x = [np.zeros((3, 1)), np.array([[0.5], [-1.0], [0.3]])]
+    expected = np.diag([0.0, 1.0])
+    assert_close(kernel(x, backend=backend), expected)
+    assert_close(kernel(x, [a.copy() for a in x], backend=backend), expected)
+    assert_close(kernel.diag(x), np.diag(expected))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -243,10 +243,8 @@ class RNTK:
     def _diagonal(self, slab: Slab, recursion: Recursion, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Values of each sequence with itself, computed in float64, rounded to ``dtype``."""
         with np.errstate(over="ignore"):  # refused below, with the sequence's name
-            if self.normalize:
-                exact = (slab.scale > 0).astype(np.float64)
-            else:
-                exact = diagonal_values(recursion, slab) * slab.scale**2
+            exact = diagonal_values(recursion, slab)
+            exact = (exact > 0).astype(np.float64) if self.normalize else exact * slab.scale**2
             values: NDArray[Any] = exact.astype(dtype)
         _refuse_overflow(values, slab, slab)
         return values
