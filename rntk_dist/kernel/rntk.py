@@ -65,8 +65,8 @@ class RNTK:
     >>> import rntk_dist as rd
     >>> kernel = rd.RNTK(sigma_w=1.4, readout="per_step")
     >>> kernel([[1.0, 2.0, 0.5], [0.5, -1.0]]).round(4)
-    array([[2.3342, 0.0653],
-           [0.0653, 0.4951]])
+    array([[4.8403, 0.7505],
+           [0.7505, 0.8088]])
     """
 
     depth: int = 1
