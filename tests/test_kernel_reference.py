@@ -10,7 +10,7 @@ from reference import ACTIVATIONS, READOUTS, reference_matrix
 
 import rntk_dist as rd
 
-BACKENDS = ["numpy"]
+BACKENDS = ["numpy", "numba"]
 TOLERANCE = 1e-9
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rntk_dist.kernel import sensitivity
 from rntk_dist.kernel.arrays import Recursion, block_edge, diagonal_values, tile_values
+from rntk_dist.kernel.fused_cpu import fused_tile_values
 from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slab
 from rntk_dist.sequences import Sequences
 
@@ -19,12 +20,12 @@ Readout = Literal["last", "per_step", "mean", "diagonal_authors"]
 InitialState = Literal["shared", "independent"]
 Kind = Literal["ntk", "nngp"]
 DType = Literal["float64", "float32"]
-Backend = Literal["auto", "numpy"]
+Backend = Literal["auto", "numpy", "numba"]
 
 INITIAL_STATES = ("shared", "independent")
 KINDS = ("ntk", "nngp")
 DTYPES = ("float64", "float32")
-BACKENDS = ("auto", "numpy")
+BACKENDS = ("auto", "numpy", "numba")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ class RNTK:
             Tangent kernel, or covariance (conjugate) kernel.
         dtype : {"float64", "float32"}
             Number type of the computation over pairs and of the result.
-        backend : {"auto", "numpy"}
+        backend : {"auto", "numpy", "numba"}
+            "numba" is the compiled loop, equal to rounding; "auto" takes "numpy" for now.
 
         Returns
         -------
@@ -145,7 +147,7 @@ class RNTK:
         self._check_sequences(rows, columns)
         row_slab = make_slab(self, rows)
         column_slab = None if columns is None else make_slab(self, columns)
-        return self._matrix(row_slab, column_slab, self.recursion(kind), number)
+        return self._matrix(row_slab, column_slab, self.recursion(kind), number, backend)
 
     def diag(
         self, X: Any, *, kind: Kind = "ntk", dtype: DType | np.dtype[Any] | type = "float64"
@@ -213,17 +215,22 @@ class RNTK:
             )
 
     def _matrix(
-        self, rows: Slab, columns: Slab | None, recursion: Recursion, dtype: np.dtype[Any]
+        self,
+        rows: Slab,
+        columns: Slab | None,
+        recursion: Recursion,
+        dtype: np.dtype[Any],
+        backend: Backend,
     ) -> NDArray[Any]:
         def cast(array: NDArray[Any]) -> NDArray[Any]:
             return array.astype(dtype)
 
-        values = tile_values(
-            recursion,
-            rows.transfer(cast),
-            None if columns is None else columns.transfer(cast),
-            edge=block_edge(dtype),
-        )
+        row = rows.transfer(cast)
+        column = None if columns is None else columns.transfer(cast)
+        if backend == "numba":
+            values = fused_tile_values(recursion, row, column)
+        else:
+            values = tile_values(recursion, row, column, edge=block_edge(dtype))
         other = rows if columns is None else columns
         row_factor = self._factor(rows, recursion)
         column_factor = row_factor if columns is None else self._factor(columns, recursion)
