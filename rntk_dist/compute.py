@@ -175,7 +175,7 @@ def ensure_store(
             f"{show(where)} is in this process's memory, unseen by workers: give a path or a URL"
         )
     itemsize = check_run_options(kind, dtype, backend).itemsize
-    _refuse_other_features(X, Y)
+    kernel.check_sequences(X, Y)
     samples = samples_of(X, Y)
     existing = GramStore.find(where, writable=True)
     if existing is None:
@@ -205,12 +205,6 @@ def _new_plan(
     plan = samples.plan(tile, itemsize)
     check_memory(plan, work, samples, workers)
     return plan
-
-
-def _refuse_other_features(X: Sequences, Y: Sequences | None) -> None:
-    # The kernel says so too, but only once the store is there and tasks are running.
-    if Y is not None and X.n_features != Y.n_features:
-        raise ValueError(f"X has {X.n_features} features a step and Y has {Y.n_features}")
 
 
 # -- workers ---------------------------------------------------------------------------------------

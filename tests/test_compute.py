@@ -383,3 +383,14 @@ def test_a_script_without_the_guard_is_told_about_it(tmp_path: Path) -> None:
     )
     assert run.returncode != 0
     assert 'if __name__ == "__main__":' in run.stderr
+
+
+def test_sequences_that_the_kernel_cannot_compare_create_no_store(tmp_path: Path) -> None:
+    where = tmp_path / "x.zarr"
+    unequal = Sequences.from_arrays([np.ones(2), np.ones(3)])
+    with pytest.raises(ValueError, match="needs equal lengths, found 2 and 3"):
+        ensure_store(RNTK(readout="diagonal_authors"), unequal, None, store=where)
+    one, two = (Sequences.from_arrays(np.ones((2, 3, m))) for m in (1, 2))
+    with pytest.raises(ValueError, match="X has 1 features a step and Y has 2"):
+        ensure_store(RNTK(), one, two, store=where)
+    assert not where.exists()

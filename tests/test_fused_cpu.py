@@ -1,6 +1,8 @@
 """The compiled loops equal the array loops, whatever the shape of the tile."""
 
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -69,3 +71,8 @@ def test_the_innermost_loops_are_full_width_vectors() -> None:
     if not code:
         pytest.skip("the code came from the disk cache, without its assembly")
     assert "sqrtpd" in code or "fsqrt" in code
+
+
+def test_the_package_loads_without_numba() -> None:
+    code = "import sys, rntk_dist; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -175,7 +175,7 @@ def _dtype(slab: Slab) -> np.dtype[Any]:
 
 def _blocks(slab: Slab, edge: int) -> list[NDArray[np.int64]]:
     """Sequence numbers in blocks of similar length, longest first."""
-    order = np.argsort(-slab.lengths, kind="stable")
+    order = slab.longest_first()
     return [order[i : i + edge] for i in range(0, len(order), edge)]
 
 

@@ -342,9 +342,8 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
 
 
 @cache
-def _packing(dtype: str) -> Callable[..., Any]:
+def _packing() -> Callable[..., Any]:
     """Compiled: features and readout weights of some columns, side by side."""
-    del dtype  # one specialisation each, so that each is announced and kept
 
     def pack(side: Any, late: bool, size: int, width: int, lanes: Any, weights: Any) -> None:
         features, output, firsts, lengths = side
@@ -407,7 +406,7 @@ def fused_tile_values(
     (rows, columns) array of the slabs' dtype.
     """
     other = rows if columns is None else columns
-    row_order, column_order = _longest_first(rows), _longest_first(other)
+    row_order, column_order = rows.longest_first(), other.longest_first()
     total: Array | None = None
     for row, column in zip(rows.directions, other.directions, strict=True):
         row_side = _side(row, rows, row_order)
@@ -416,10 +415,6 @@ def fused_tile_values(
         total = part if total is None else np.add(total, part, out=total)
     assert total is not None
     return _in_given_order(total, row_order, column_order, symmetric=columns is None)
-
-
-def _longest_first(slab: Slab) -> NDArray[np.int64]:
-    return np.argsort(-slab.lengths, kind="stable")
 
 
 def _side(direction: Direction, slab: Slab, order: NDArray[np.int64]) -> _Side:
@@ -500,8 +495,7 @@ def _lanes(
     steps = int(lengths[0])
     lanes = np.zeros(steps * shape.features * width, features.dtype)
     weights = np.zeros(steps * width, features.dtype)
-    pack = _packing(features.dtype.name)
-    pack(columns, not shape.grid, shape.features, width, lanes, weights)
+    _packing()(columns, not shape.grid, shape.features, width, lanes, weights)
     counts = np.searchsorted(-lengths, -np.arange(steps), side="left")
     padded = np.zeros(width, np.int64)
     padded[: len(lengths)] = lengths

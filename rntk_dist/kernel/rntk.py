@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from rntk_dist.kernel import sensitivity
 from rntk_dist.kernel.arrays import Recursion, block_edge, diagonal_values, tile_values
-from rntk_dist.kernel.fused_cpu import fused_tile_values
 from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slab
 from rntk_dist.sequences import Sequences
 
@@ -144,7 +143,7 @@ class RNTK:
         rows = Sequences.from_arrays(X)
         columns = None if Y is None else Sequences.from_arrays(Y)
         number = check_run_options(kind, dtype, backend)
-        self._check_sequences(rows, columns)
+        self.check_sequences(rows, columns)
         row_slab = make_slab(self, rows)
         column_slab = None if columns is None else make_slab(self, columns)
         return self._matrix(row_slab, column_slab, self.recursion(kind), number, backend)
@@ -155,8 +154,9 @@ class RNTK:
         """Kernel value of each sequence with itself, the diagonal of ``kernel(X)``; shape (n,)."""
         sequences = Sequences.from_arrays(X)
         number = check_run_options(kind, dtype, "auto")
-        self._check_sequences(sequences, None)
-        return self._diagonal(make_slab(self, sequences), self.recursion(kind), number)
+        self.check_sequences(sequences, None)
+        slab, recursion = make_slab(self, sequences), self.recursion(kind)
+        return self._diagonal(slab, self._factor(slab, recursion), recursion, number)
 
     def sensitivity(self, x: Any, y: Any, *, kind: Kind = "ntk") -> Float64:
         """Norm of the gradient of k(x, y) with respect to each step of x.
@@ -198,7 +198,14 @@ class RNTK:
             self.initial_state == "shared",
         )
 
-    def _check_sequences(self, rows: Sequences, columns: Sequences | None) -> None:
+    def check_sequences(self, rows: Sequences, columns: Sequences | None) -> None:
+        """Refuse sequences that this kernel cannot compare, before anything is computed.
+
+        Raises
+        ------
+        ValueError
+            If the feature counts differ, or the readout needs equal lengths and they are not.
+        """
         other = rows if columns is None else columns
         if rows.n_features != other.n_features:
             raise ValueError(
@@ -228,6 +235,9 @@ class RNTK:
         row = rows.transfer(cast)
         column = None if columns is None else columns.transfer(cast)
         if backend == "numba":
+            # Imported here: Numba takes longer to load than many a small matrix to compute.
+            from rntk_dist.kernel.fused_cpu import fused_tile_values
+
             values = fused_tile_values(recursion, row, column)
         else:
             values = tile_values(recursion, row, column, edge=block_edge(dtype))
@@ -236,7 +246,7 @@ class RNTK:
         column_factor = row_factor if columns is None else self._factor(columns, recursion)
         _times_outer(values, row_factor, column_factor)
         if columns is None:
-            np.fill_diagonal(values, self._diagonal(rows, recursion, dtype))
+            np.fill_diagonal(values, self._diagonal(rows, row_factor, recursion, dtype))
         _refuse_overflow(values, rows, other)
         return values
 
@@ -247,11 +257,15 @@ class RNTK:
         root = np.sqrt(diagonal_values(recursion, slab))
         return np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
 
-    def _diagonal(self, slab: Slab, recursion: Recursion, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _diagonal(
+        self, slab: Slab, factor: Float64, recursion: Recursion, dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Values of each sequence with itself, computed in float64, rounded to ``dtype``."""
         with np.errstate(over="ignore"):  # refused below, with the sequence's name
-            exact = diagonal_values(recursion, slab)
-            exact = (exact > 0).astype(np.float64) if self.normalize else exact * slab.scale**2
+            if self.normalize:
+                exact = (factor > 0).astype(np.float64)
+            else:
+                exact = diagonal_values(recursion, slab) * factor**2
             values: NDArray[Any] = exact.astype(dtype)
         _refuse_overflow(values, slab, slab)
         return values

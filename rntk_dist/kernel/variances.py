@@ -142,6 +142,10 @@ class Slab:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def longest_first(self) -> NDArray[np.int64]:
+        """Sequence numbers in the order in which all loops take them; ties keep their order."""
+        return np.argsort(-self.lengths, kind="stable")
+
     def take(self, rows: Any) -> "Slab":
         """The slab of some of the sequences; the packed features are shared."""
         return replace(
