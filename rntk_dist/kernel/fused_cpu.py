@@ -16,18 +16,17 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 from numba.core import event
 from numba.core.compiler import Compiler
-from numpy.typing import NDArray
 
 from rntk_dist.kernel.arrays import Recursion
 from rntk_dist.kernel.cell import MAKERS, Operations
+from rntk_dist.kernel.packed import Shape, Side, in_given_order, make_shape, make_side
 from rntk_dist.kernel.variances import Array, Direction, Slab
 
 LANES = 256
@@ -357,35 +356,7 @@ def _packing() -> Callable[..., Any]:
     return _jit(pack, keep=True)
 
 
-class _Shape(NamedTuple):
-    """Run-time facts of a sweep, as compiled code takes them."""
-
-    features: int
-    depth: int
-    inputs: int
-    bias: int
-    first_trained: int
-    grid: bool
-    every_step: bool
-    last_step: bool
-    shared_start: bool
-
-
 # -- tiles ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One direction of a slab, sorted by length: features packed step by step, flat."""
-
-    features: Array
-    output: Array
-    first: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-
-    def part(self, start: int, stop: int) -> tuple[Array, Array, Array, Array]:
-        """Some of the sequences, as compiled code takes them."""
-        return self.features, self.output, self.first[start:stop], self.lengths[start:stop]
 
 
 def fused_tile_values(
@@ -409,35 +380,24 @@ def fused_tile_values(
     row_order, column_order = rows.longest_first(), other.longest_first()
     total: Array | None = None
     for row, column in zip(rows.directions, other.directions, strict=True):
-        row_side = _side(row, rows, row_order)
-        column_side = row_side if columns is None else _side(column, other, column_order)
+        row_side = make_side(row, rows, row_order)
+        column_side = row_side if columns is None else make_side(column, other, column_order)
         part = _values(recursion, row, row_side, column_side, columns is None, threads)
         total = part if total is None else np.add(total, part, out=total)
     assert total is not None
-    return _in_given_order(total, row_order, column_order, symmetric=columns is None)
-
-
-def _side(direction: Direction, slab: Slab, order: NDArray[np.int64]) -> _Side:
-    parts = []
-    for layer in direction.layers:
-        parts.append(layer.recurrent[None])
-        if layer.below is not None:
-            parts.append(layer.below[None])
-        parts.append(layer.inputs)
-    features = np.ascontiguousarray(np.concatenate(parts).T).reshape(-1)
-    return _Side(features, direction.output, slab.first[order], slab.lengths[order])
+    return in_given_order(total, row_order, column_order, symmetric=columns is None)
 
 
 def _values(
     recursion: Recursion,
     direction: Direction,
-    rows: _Side,
-    columns: _Side,
+    rows: Side,
+    columns: Side,
     symmetric: bool,
     threads: int,
 ) -> Array:
     """The values of one network, rows and columns longest first; of a triangle, i <= j."""
-    shape = _shape(recursion, direction)
+    shape = make_shape(recursion, direction)
     dtype = rows.output.dtype
     width = _width(columns, shape)
     out = np.empty((len(rows.lengths), len(columns.lengths)), dtype)
@@ -461,29 +421,14 @@ def _values(
     return out
 
 
-def _shape(recursion: Recursion, direction: Direction) -> _Shape:
-    depth = len(direction.layers)
-    return _Shape(
-        features=sum(2 + len(layer.inputs) for layer in direction.layers) - 1,
-        depth=depth,
-        inputs=len(direction.layers[0].inputs),
-        bias=len(direction.layers[-1].inputs) if depth > 1 else 0,
-        first_trained=recursion.frozen if recursion.tangent else depth,
-        grid=recursion.readout == "mean",
-        every_step=recursion.readout in ("per_step", "diagonal_authors"),
-        last_step=recursion.readout in ("last", "diagonal_authors"),
-        shared_start=recursion.shared_start,
-    )
-
-
-def _width(columns: _Side, shape: _Shape) -> int:
+def _width(columns: Side, shape: Shape) -> int:
     """Lanes of a block: fewer where their features would fill the memory."""
     lane_bytes = int(columns.lengths[0]) * shape.features * columns.features.itemsize
     return LANES if lane_bytes * LANES <= BLOCK_BYTES else VECTOR
 
 
 def _lanes(
-    columns: tuple[Array, Array, Array, Array], shape: _Shape, width: int
+    columns: tuple[Array, Array, Array, Array], shape: Shape, width: int
 ) -> tuple[Array, ...]:
     """A block of columns as compiled code takes it.
 
@@ -500,23 +445,6 @@ def _lanes(
     padded = np.zeros(width, np.int64)
     padded[: len(lengths)] = lengths
     return lanes, weights, counts, padded, np.zeros(width, np.bool_)
-
-
-def _in_given_order(
-    values: Array, rows: NDArray[np.int64], columns: NDArray[np.int64], *, symmetric: bool
-) -> Array:
-    """From longest-first to the order of the slabs, the lower triangle filled in."""
-    if symmetric:
-        for start in range(0, len(values), LANES):
-            stop = start + LANES
-            square = values[start:stop, start:stop]
-            square[...] = np.triu(square) + np.triu(square, 1).T
-            values[stop:, start:stop] = values[start:stop, stop:].T
-    if (np.diff(rows) == 1).all() and (np.diff(columns) == 1).all():
-        return values
-    given = np.empty_like(values)
-    given[rows[:, None], columns] = values
-    return given
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""What compiled loops read: the features of a direction side by side, step by step, in flat arrays.
+
+A compiled loop, on a CPU or a GPU, takes a slab as a `Side` and the run-time facts of a sweep as a
+`Shape`. The features of one step are, in this order: of the first layer the recurrent share, then
+the inputs; of every other layer the recurrent share, the share of the layer below, then the bias
+if there is one.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rntk_dist.kernel.arrays import Recursion
+from rntk_dist.kernel.variances import Array, Direction, Slab
+
+MIRROR_EDGE = 256
+"""Rows and columns of a triangle that are mirrored at once."""
+
+
+class Shape(NamedTuple):
+    """Run-time facts of a sweep, as compiled code takes them.
+
+    Attributes
+    ----------
+    features : numbers a step, of all layers
+    depth : layers
+    inputs : of the first layer, with the bias where there is one
+    bias : inputs of every other layer: 1 with a bias, else 0
+    first_trained : layers below it have no tangent part; ``depth`` for the NNGP kernel
+    grid : whether every diagonal t - t' is walked ("mean"), else the one that ends in both ends
+    every_step, last_step : which cells of the end-aligned diagonal are read out; a cell that is
+        both is read twice
+    shared_start : whether different sequences start from one hidden state
+    """
+
+    features: int
+    depth: int
+    inputs: int
+    bias: int
+    first_trained: int
+    grid: bool
+    every_step: bool
+    last_step: bool
+    shared_start: bool
+
+
+@dataclass(frozen=True)
+class Side:
+    """One direction of a slab, longest sequence first.
+
+    Attributes
+    ----------
+    features : flat, ``Shape.features`` numbers a step
+    output : (steps,) weight of each step in the readout
+    first : (n,) each sequence's first step, a row of ``features``
+    lengths : (n,) steps of each sequence
+    """
+
+    features: Array
+    output: Array
+    first: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def part(self, start: int, stop: int) -> tuple[Array, Array, Array, Array]:
+        """Some of the sequences, as compiled code takes them."""
+        return self.features, self.output, self.first[start:stop], self.lengths[start:stop]
+
+
+def make_side(direction: Direction, slab: Slab, order: NDArray[np.int64]) -> Side:
+    """One direction of a slab, its sequences in the given order, its features side by side."""
+    parts = []
+    for layer in direction.layers:
+        parts.append(layer.recurrent[None])
+        if layer.below is not None:
+            parts.append(layer.below[None])
+        parts.append(layer.inputs)
+    features = np.ascontiguousarray(np.concatenate(parts).T).reshape(-1)
+    return Side(features, direction.output, slab.first[order], slab.lengths[order])
+
+
+def make_shape(recursion: Recursion, direction: Direction) -> Shape:
+    """What a sweep over this direction does."""
+    depth = len(direction.layers)
+    return Shape(
+        features=sum(2 + len(layer.inputs) for layer in direction.layers) - 1,
+        depth=depth,
+        inputs=len(direction.layers[0].inputs),
+        bias=len(direction.layers[-1].inputs) if depth > 1 else 0,
+        first_trained=recursion.frozen if recursion.tangent else depth,
+        grid=recursion.readout == "mean",
+        every_step=recursion.readout in ("per_step", "diagonal_authors"),
+        last_step=recursion.readout in ("last", "diagonal_authors"),
+        shared_start=recursion.shared_start,
+    )
+
+
+def in_given_order(
+    values: Array, rows: NDArray[np.int64], columns: NDArray[np.int64], *, symmetric: bool
+) -> Array:
+    """From longest-first to the order of the slabs, the lower triangle filled in."""
+    if symmetric:
+        for start in range(0, len(values), MIRROR_EDGE):
+            stop = start + MIRROR_EDGE
+            square = values[start:stop, start:stop]
+            square[...] = np.triu(square) + np.triu(square, 1).T
+            values[stop:, start:stop] = values[start:stop, stop:].T
+    if (np.diff(rows) == 1).all() and (np.diff(columns) == 1).all():
+        return values
+    given = np.empty_like(values)
+    given[rows[:, None], columns] = values
+    return given
