@@ -13,7 +13,7 @@ its norm:
     S = sqrt(V)    relu, linear            erf   S = 1
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -198,73 +198,66 @@ def make_slab(kernel: "RNTK", sequences: Sequences) -> Slab:
     )
 
 
-def steps_together(sequences: Sequences) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """For each step t, the packed positions of the sequences that have one, longest first."""
-    order = np.argsort(-sequences.lengths, kind="stable")
-    first, lengths = sequences.offsets[:-1][order], sequences.lengths[order]
-    for t in range(int(lengths[0])):
-        active = int(np.searchsorted(-lengths, -t, side="left"))
-        yield t, first[:active] + t
-
-
 def make_direction(kernel: "RNTK", sequences: Sequences) -> tuple[Direction, Float64]:
     """The features of sequences read forward, ``output`` being S; and q, shape (depth, steps)."""
     steps, m = sequences.values.shape
-    bias = kernel.sigma_b > 0
-    recurrent = np.empty((kernel.depth, steps))
-    below = np.zeros((kernel.depth, steps))
-    inputs = np.empty((m, steps))
-    biases = np.empty((kernel.depth, int(bias), steps))
-    output = np.empty(steps)
-    variances = np.empty((kernel.depth, steps))
     norm = NORMS[kernel.activation]
     scaled = sequences.values.astype(np.float64) * (kernel.sigma_u / np.sqrt(m))
-    previous_q = np.zeros((kernel.depth, len(sequences)))
-    with np.errstate(over="ignore"):  # refused below, with the sequence's name
-        for t, at in steps_together(sequences):
-            active = len(at)
-            x = scaled[at]
-            from_below, lift = np.einsum("ik,ik->i", x, x), np.zeros(active)
-            for layer in range(kernel.depth):
-                before = previous_q[layer, :active]
-                memory, q_memory = _memory(kernel, norm, before, first=t == 0)
-                q = q_memory + from_below + kernel.sigma_b**2
-                n = norm.norm(q)
-                _refuse_overflow(q, at, sequences, t)
-                recurrent[layer, at] = _ratio(memory, n)
-                if layer == 0:
-                    inputs[:, at] = _ratio(x.T, n)
-                else:
-                    below[layer, at] = _ratio(lift, n)
-                biases[layer, :, at] = _ratio(np.full_like(n, kernel.sigma_b), n)[:, None]
-                previous_q[layer, :active] = variances[layer, at] = q
-                lift = kernel.sigma_u * norm.output(q)
-                from_below = kernel.sigma_u**2 * norm.variance(q)
-            output[at] = kernel.sigma_v * norm.output(q)
-    for features in (recurrent, below, inputs, biases):
-        features *= norm.feature
-    layers = [Layer(recurrent[0], None, np.concatenate([inputs, biases[0]]))]
-    layers += [Layer(recurrent[k], below[k], biases[k]) for k in range(1, kernel.depth)]
-    return Direction(tuple(layers), output), variances
+    variances = np.empty((kernel.depth, steps))
+    layers = []
+    from_below, lift = np.einsum("ik,ik->i", scaled, scaled), None
+    for k in range(kernel.depth):
+        q = variances[k] = _variances(kernel, norm, from_below + kernel.sigma_b**2, sequences)
+        n, output = norm.norm(q) / norm.feature, norm.output(q)
+        parts = [*scaled.T] if k == 0 else []
+        parts += [np.full(steps, kernel.sigma_b)] if kernel.sigma_b > 0 else []
+        layers.append(
+            Layer(
+                recurrent=_ratio(_memory(kernel, output, sequences), n),
+                below=None if lift is None else _ratio(lift, n),
+                inputs=np.array([_ratio(part, n) for part in parts]).reshape(-1, steps),
+            )
+        )
+        from_below, lift = kernel.sigma_u**2 * norm.variance(q), kernel.sigma_u * output
+    return Direction(tuple(layers), kernel.sigma_v * output), variances
 
 
-def _memory(
-    kernel: "RNTK", norm: Norm, q_before: Float64, *, first: bool
-) -> tuple[Float64, Float64]:
-    """The recurrent part of u (the factor of f), and its share of the variance."""
-    if first:
-        part = np.full_like(q_before, kernel.sigma_w * kernel.sigma_h)
-        return part, part**2
-    return kernel.sigma_w * norm.output(q_before), kernel.sigma_w**2 * norm.variance(q_before)
+def _memory(kernel: "RNTK", output: Float64, sequences: Sequences) -> Float64:
+    """The recurrent part of u at every step (the factor of f)."""
+    memory = np.empty_like(output)
+    np.multiply(output[:-1], kernel.sigma_w, out=memory[1:])
+    memory[sequences.offsets[:-1]] = kernel.sigma_w * kernel.sigma_h
+    return memory
 
 
-def _refuse_overflow(q: Float64, at: NDArray[np.int64], sequences: Sequences, t: int) -> None:
+def _variances(kernel: "RNTK", norm: Norm, drive: Float64, sequences: Sequences) -> Float64:
+    """q of one layer at every step, given what the recurrent part does not bring.
+
+    Only this follows the sequences step by step; it takes one step of all of them at once.
+    """
+    order = np.argsort(-sequences.lengths, kind="stable")
+    first, lengths = sequences.offsets[:-1][order], sequences.lengths[order]
+    counts = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")
+    q = np.empty_like(drive)
+    memory = np.full(len(order), (kernel.sigma_w * kernel.sigma_h) ** 2)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below, with the sequence's name
+        for t, active in enumerate(counts):
+            at = first[:active] + t
+            now = memory[:active] + drive[at]
+            q[at] = now
+            memory = kernel.sigma_w**2 * norm.variance(now)
+    _refuse_overflow(q, sequences)
+    return q
+
+
+def _refuse_overflow(q: Float64, sequences: Sequences) -> None:
     finite = np.isfinite(q)
     if finite.all():
         return
-    position = at[np.flatnonzero(~finite)[0]]
+    position = np.flatnonzero(~finite)[0]
     index = int(np.searchsorted(sequences.offsets, position, side="right")) - 1
+    length, step = sequences.lengths[index], position - sequences.offsets[index]
     raise OverflowError(
-        f"the variance of sequence {index} (length {sequences.lengths[index]}) exceeds float64 at "
-        f"step {t}: normalise the inputs, or use a smaller sigma_w"
+        f"the variance of sequence {index} (length {length}) exceeds float64 at step {step}: "
+        "normalise the inputs, or use a smaller sigma_w"
     )
