@@ -1,12 +1,17 @@
 """The compiled loops equal the array loops, whatever the shape of the tile."""
 
 import itertools
+import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 import pytest
+from numba.core.caching import NullCache
 
 from rntk_dist import RNTK, Sequences
 from rntk_dist.kernel import fused_cpu
@@ -62,15 +67,53 @@ def test_features_that_fill_the_memory_take_narrow_blocks(monkeypatch: pytest.Mo
     np.testing.assert_allclose(fused, plain, rtol=1e-12, atol=1e-14)
 
 
-def test_the_innermost_loops_are_full_width_vectors() -> None:
-    """Square roots of a whole vector register: the loop over pairs was vectorised."""
-    X = ragged(np.random.default_rng(0), 20, 1)
-    both(RNTK(), X, None)
-    loops = fused_cpu._loops("relu", "float64", True, LANES)
-    code = "".join(loops.inspect_asm().values())  # type: ignore[attr-defined]
-    if not code:
-        pytest.skip("the code came from the disk cache, without its assembly")
-    assert "sqrtpd" in code or "fsqrt" in code
+@pytest.mark.parametrize(("dtype", "root"), [("float64", "sqrtpd"), ("float32", "sqrtps")])
+def test_the_innermost_loops_are_full_width_vectors(dtype: str, root: str) -> None:
+    """Square roots of whole vector registers: the loop over pairs was vectorised."""
+    features = llvmlite.binding.get_host_cpu_features()
+    # With AVX-512 compilers may still prefer 256 bits.
+    registers = ("%ymm", "%zmm") if features.get("avx2") else ("%xmm",)
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip(f"registers have other names on {platform.machine()}")
+    loops = fused_cpu._loops.__wrapped__("relu", dtype, True, LANES)
+    loops._cache = NullCache()  # code from the disk comes without its assembly
+    slab = make_slab(RNTK(), ragged(np.random.default_rng(0), 20, 1)).transfer(
+        lambda array: array.astype(dtype)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_cpu, "_loops", lambda *_: loops)
+        fused_tile_values(RNTK().recursion("ntk"), slab, None)
+    (code,) = loops.inspect_asm().values()
+    roots = [line for line in code.splitlines() if root in line]
+    assert any(name in line for line in roots for name in registers), roots
+
+
+def test_compiled_loops_are_read_by_other_processes(tmp_path: Path) -> None:
+    code = "import rntk_dist as rd; print(rd.RNTK()([[1.0, 2.0], [0.5, 1.0]], backend='numba'))"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def call() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    first, second = call(), call()
+    assert first.stderr.count("compiling") == 1
+    assert second.stderr == ""
+    assert second.stdout == first.stdout
+
+
+def test_where_nothing_can_be_kept_it_computes_all_the_same() -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_cpu, "_Kept", refuse)
+        assert isinstance(fused_cpu._packing.__wrapped__()._cache, NullCache)
 
 
 def test_the_package_loads_without_numba() -> None:

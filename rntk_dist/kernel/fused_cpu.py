@@ -1,29 +1,34 @@
-"""The cell inside compiled loops: one row at a time against a block of columns, pairs innermost.
+"""The cell inside compiled loops: a few rows against a block of columns, pairs innermost.
 
 The columns of a block are *lanes*: their features lie side by side, step by step, and the innermost
-loops run over lanes, so that the compiler turns them into full-width vector instructions. The state
-of all lanes stays in the first-level cache. Columns are sorted by length, longest first; at each
-step the lanes that have it are a prefix, rounded up to whole vectors. Features of steps that a lane
-does not have are zero, and so is their weight in the readout: what is computed for them is never
-seen.
+loops run over lanes, so that the compiler turns them into full-width vector instructions. A group
+of rows goes through the block together, so that what is read of the lanes serves all of them, and
+their state stays in the nearest caches. Rows and columns are sorted by length, longest first; at
+each step the rows and lanes that have it come first, the lanes rounded up to whole vectors.
+Features of steps that a lane does not have are zero, and so is their weight in the readout: what is
+computed for them is never seen.
 
 Compiled code is kept on disk by Numba and read by other processes; compilation is announced on
 standard error.
 """
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from hashlib import sha256
 from typing import Any
 
 import numba
 import numpy as np
 from numba.core import event
+from numba.core.caching import FunctionCache
 from numba.core.compiler import Compiler
 
+from rntk_dist.kernel import cell as cell_module
 from rntk_dist.kernel.arrays import Recursion
 from rntk_dist.kernel.cell import MAKERS, Operations
 from rntk_dist.kernel.packed import Shape, Side, in_given_order, make_shape, make_side
@@ -38,8 +43,11 @@ BLOCK_BYTES = 32 * 2**20
 VECTOR = 16
 """Lanes are taken in multiples of this: whole vectors on any machine, in either number type."""
 
+GROUP = 4
+"""Rows that go through a block together."""
+
 # No reassociation: a value must not depend on which of the two sequences is the row.
-FAST = {"nnan", "ninf", "nsz", "contract", "afn"}
+FAST = {"nnan", "ninf", "nsz", "contract"}
 
 
 class _Distinct(Compiler):
@@ -53,16 +61,35 @@ class _Distinct(Compiler):
         return super().define_pipelines()  # type: ignore[no-untyped-call]
 
 
-def _jit(function: Callable[..., Any], *, keep: bool = False) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = numba.njit(
-        function,
-        fastmath=FAST,
-        error_model="numpy",
-        nogil=True,
-        cache=keep,
-        pipeline_class=_Distinct,
+def _jit(function: Callable[..., Any]) -> Any:
+    return numba.njit(
+        function, fastmath=FAST, error_model="numpy", nogil=True, pipeline_class=_Distinct
     )
-    return compiled
+
+
+class _Kept(FunctionCache):
+    """Numba's cache on disk for a closure, known by what it is made of.
+
+    Numba's own knows a closure by what it closes over. Here these are compiled functions, which are
+    never the same in another process, so it would never find one again.
+    """
+
+    def __init__(self, function: Callable[..., Any], made_of: tuple[object, ...]) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        self.made_of = made_of
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[object, ...]:
+        return sig, codegen.magic_tuple(), self.made_of
+
+
+def _keep(compiled: Any, *made_of: object) -> Callable[..., Any]:
+    """The compiled function, kept on disk for all processes that ask for the same."""
+    cell_source = sha256(inspect.getsource(cell_module).encode()).hexdigest()
+    # Numba refuses where it finds no folder to write to; then each process compiles for itself.
+    with suppress(RuntimeError):
+        compiled._cache = _Kept(compiled.py_func, (cell_source, *made_of))
+    kept: Callable[..., Any] = compiled
+    return kept
 
 
 class _Announce(event.Listener):
@@ -137,48 +164,85 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
         for j in range(low, n):
             state[angle + j] += combine(x, lanes[y + j])
 
+    # The first layer's inputs are taken for all rows of a group in one pass over the lanes, two at
+    # a time, so that a feature of many lanes is read from memory once for all of them. A value must
+    # not depend on its row's place in a group, so a group always runs as a whole: there is no
+    # second loop that might round in another way.
+
     @_jit
-    def add_four_inputs(
-        state: Any, angle: Any, row: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
+    def begin_with_one(
+        state: Any, angles: Any, features: Any, xs: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
-        x0, x1, x2, x3 = row[x], row[x + 1], row[x + 2], row[x + 3]
+        angle0, angle1, angle2, angle3 = angles
+        x0, x1, x2, x3 = xs
+        a0, a1, a2, a3 = features[x0], features[x1], features[x2], features[x3]
         for j in range(low, n):
-            i = y + j
-            first = combine(x0, lanes[i]) + combine(x1, lanes[i + wide])
-            i += wide + wide
-            second = combine(x2, lanes[i]) + combine(x3, lanes[i + wide])
-            state[angle + j] += first + second
+            b = lanes[y + j]
+            state[angle0 + j] = combine(a0, b)
+            state[angle1 + j] = combine(a1, b)
+            state[angle2 + j] = combine(a2, b)
+            state[angle3 + j] = combine(a3, b)
+
+    @_jit
+    def add_two(
+        state: Any, angles: Any, features: Any, xs: Any, lanes: Any, y: Any, low: Any, n: Any
+    ) -> None:
+        angle0, angle1, angle2, angle3 = angles
+        x0, x1, x2, x3 = xs
+        next = unsigned(1)
+        a0, c0 = features[x0], features[x0 + next]
+        a1, c1 = features[x1], features[x1 + next]
+        a2, c2 = features[x2], features[x2 + next]
+        a3, c3 = features[x3], features[x3 + next]
+        for j in range(low, n):
+            b, d = lanes[y + j], lanes[y + wide + j]
+            state[angle0 + j] += combine(a0, b) + combine(c0, d)
+            state[angle1 + j] += combine(a1, b) + combine(c1, d)
+            state[angle2 + j] += combine(a2, b) + combine(c2, d)
+            state[angle3 + j] += combine(a3, b) + combine(c3, d)
 
     @_jit
     def sum_inputs(
-        state: Any, angle: Any, row: Any, x: Any, lanes: Any, y: Any, count: int, low: Any, n: Any
+        state: Any, shape: Any, features: Any, xs: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
-        """Angle = the combined features, four in one pass over the lanes."""
-        for j in range(low, n):
-            state[angle + j] = zero
-        odd = unsigned(count % 4)
-        for k in range(odd):
-            add_input(state, angle, row[x + k], lanes, y + k * wide, low, n)
-        for k in range(odd, unsigned(count), unsigned(4)):
-            add_four_inputs(state, angle, row, x + k, lanes, y + k * wide, low, n)
+        """The angles of a group of rows = their combined inputs, which begin at xs and y."""
+        angle, span = wide + wide, unsigned(shape.depth) * deep
+        angles = (angle, angle + span, angle + span + span, angle + span + span + span)
+        x0, x1, x2, x3 = xs
+        count = unsigned(shape.inputs)
+        odd = count % unsigned(2)
+        if odd:
+            begin_with_one(state, angles, features, xs, lanes, y, low, n)
+        else:
+            for start in angles:
+                for j in range(low, n):
+                    state[start + j] = zero
+        for k in range(odd, count, unsigned(2)):
+            at = (x0 + k, x1 + k, x2 + k, x3 + k)
+            add_two(state, angles, features, at, lanes, y + k * wide, low, n)
 
     # Each loop exists with and without the tangent part: nothing is decided inside it. A layer's
     # state is three rows: h, g and the angle made of its inputs.
 
     @_jit
-    def first_tangent(state: Any, a: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any) -> None:
+    def first_tangent(
+        state: Any, at: Any, a: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
+    ) -> None:
         for j in range(low, n):
-            b = lanes[y + j]
-            inputs = combine(x, lanes[y + wide + j]) if one_input else state[wide + wide + j]
-            value = recur(state[j], a, b, inputs)
-            state[j], state[wide + j] = tangent(value, gain * a * b * state[wide + j])
+            b, h = lanes[y + j], at + j
+            g = h + wide
+            inputs = combine(x, lanes[y + wide + j]) if one_input else state[g + wide]
+            value = recur(state[h], a, b, inputs)
+            state[h], state[g] = tangent(value, gain * a * b * state[g])
 
     @_jit
-    def first_covariance(state: Any, a: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any) -> None:
+    def first_covariance(
+        state: Any, at: Any, a: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
+    ) -> None:
         for j in range(low, n):
-            b = lanes[y + j]
-            inputs = combine(x, lanes[y + wide + j]) if one_input else state[wide + wide + j]
-            state[j] = covariance(recur(state[j], a, b, inputs))
+            b, h = lanes[y + j], at + j
+            inputs = combine(x, lanes[y + wide + j]) if one_input else state[h + wide + wide]
+            state[h] = covariance(recur(state[h], a, b, inputs))
 
     @_jit
     def upper_tangent(
@@ -204,32 +268,26 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
 
     @_jit
     def advance(
-        state: Any, row: Any, x: Any, lanes: Any, y: Any, shape: Any, low: Any, n: Any
+        state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, shape: Any, low: Any, n: Any
     ) -> None:
-        """One step of all layers, of the lanes low..n: features of the row at x, of lanes at y."""
+        """One step of all layers, of the lanes low..n: features of the row at x, of lanes at y.
+
+        The row's state begins at ``at``; its inputs are summed already, unless there is just one.
+        """
         inputs, bias, one = unsigned(shape.inputs), unsigned(shape.bias), unsigned(1)
-        if not one_input:
-            sum_inputs(state, wide + wide, row, x + one, lanes, y + wide, shape.inputs, low, n)
         if shape.first_trained == 0:
-            first_tangent(state, row[x], row[x + one], lanes, y, low, n)
+            first_tangent(state, at, row[x], row[x + one], lanes, y, low, n)
         else:
-            first_covariance(state, row[x], row[x + one], lanes, y, low, n)
-        at = unsigned(0)
+            first_covariance(state, at, row[x], row[x + one], lanes, y, low, n)
         x += one + inputs
         y += (one + inputs) * wide
         for k in range(1, shape.depth):
             at += deep
-            sum_inputs(
-                state,
-                at + wide + wide,
-                row,
-                x + one + one,
-                lanes,
-                y + wide + wide,
-                shape.bias,
-                low,
-                n,
-            )
+            angle = at + wide + wide
+            for j in range(low, n):
+                state[angle + j] = zero
+            if shape.bias:
+                add_input(state, angle, row[x + one + one], lanes, y + wide + wide, low, n)
             if k >= shape.first_trained:
                 upper_tangent(state, at, row[x], row[x + one], lanes, y, low, n)
             else:
@@ -239,81 +297,152 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
 
     @_jit
     def add_readout(
-        total: Any, state: Any, shape: Any, weight: Any, weights: Any, y: Any, low: Any, n: Any
+        total: Any,
+        state: Any,
+        shape: Any,
+        r: Any,
+        weight: Any,
+        weights: Any,
+        y: Any,
+        low: Any,
+        n: Any,
     ) -> None:
-        at = unsigned(shape.depth - 1) * deep
+        h = (r * unsigned(shape.depth) + unsigned(shape.depth - 1)) * deep
+        g, out = h + wide, r * wide
         for j in range(low, n):
-            h = at + j
-            total[j] += weight * weights[y + j] * readout(state[h], state[h + wide])
+            total[out + j] += weight * weights[y + j] * readout(state[h + j], state[g + j])
 
     @_jit
-    def begin(state: Any, shape: Any, common: Any, low: Any, n: Any) -> None:
-        """Put the lanes low..n at their start: one common state, or uncorrelated ones."""
+    def begin(state: Any, shape: Any, common: Any, r: Any, low: Any, n: Any) -> None:
+        """Put the lanes low..n of a row at their start: one common state, or uncorrelated ones."""
         for k in range(shape.depth):
-            at = unsigned(k) * deep
+            h = (r * unsigned(shape.depth) + unsigned(k)) * deep
+            g, mask = h + wide, r * wide
             for j in range(low, n):
-                state[at + j] = same if common[j] else unrelated
-                state[at + wide + j] = zero
+                state[h + j] = same if common[mask + j] else unrelated
+                state[g + j] = zero
 
     @_jit
     def whole(n: int) -> Any:
         return np.uint64((n + VECTOR - 1) // VECTOR * VECTOR)
 
     @_jit
-    def end_aligned(
-        side: Any, i: int, block: Any, state: Any, shape: Any, low: int, total: Any
+    def step(
+        side: Any, block: Any, state: Any, shape: Any, ts: Any, y: int, lows: Any, active: int
     ) -> None:
-        """The diagonal that ends in both last steps, added to the total."""
-        features, output, firsts, row_lengths = side
-        lanes, weights, counts, lengths, common = block
-        length, last = row_lengths[i], firsts[i] + row_lengths[i] - 1
-        size, left = unsigned(shape.features), unsigned(low)
-        for j in range(low, width):
-            common[j] = common[j] and lengths[j] == length
-        begun = low
-        for back in range(min(length, len(counts)) - 1, -1, -1):
-            count = counts[back]
-            if count > begun:
-                begin(state, shape, common, unsigned(begun), unsigned(count))
-                begun = count
-            n, t, y = whole(count), unsigned(last - back), unsigned(back)
-            advance(state, features, t * size, lanes, y * size * wide, shape, left, n)
+        """One step of the first ``active`` rows of a group: step ts[r] of each, step y of lanes."""
+        features, lanes = side[0], block[0]
+        size, one, n = unsigned(shape.features), unsigned(1), whole(block[2][y])
+        at = unsigned(y) * size * wide
+        if not one_input:
+            most = active - 1  # rows that are not there repeat this one, and are not looked at
+            xs = (
+                ts[0] * size + one,
+                ts[min(1, most)] * size + one,
+                ts[min(2, most)] * size + one,
+                ts[min(3, most)] * size + one,
+            )
+            sum_inputs(state, shape, features, xs, lanes, at + wide, lows[0], n)
+        for r in range(active):
+            base = unsigned(r) * unsigned(shape.depth) * deep
+            advance(state, base, features, ts[r] * size, lanes, at, shape, lows[r], n)
+
+    @_jit
+    def read(
+        side: Any,
+        block: Any,
+        state: Any,
+        shape: Any,
+        ts: Any,
+        y: int,
+        lows: Any,
+        r: int,
+        total: Any,
+    ) -> None:
+        """Add the readout of a row's present cell: step ts[r] of the row, step y of the lanes."""
+        output, weights, n = side[1], block[1], whole(block[2][y])
+        at = unsigned(y) * wide
+        add_readout(total, state, shape, unsigned(r), output[ts[r]], weights, at, lows[r], n)
+
+    @_jit
+    def keep_equal_lengths(common: Any, row_lengths: Any, i: int, rows: int, lengths: Any) -> None:
+        for r in range(rows):
+            for j in range(width):
+                k = r * width + j
+                common[k] = common[k] and lengths[j] == row_lengths[i + r]
+
+    @_jit
+    def end_aligned(
+        side: Any, i: int, rows: int, block: Any, state: Any, shape: Any, lows: Any, total: Any
+    ) -> None:
+        """The diagonals that end in both last steps, of the rows from i; added to the totals."""
+        _, _, firsts, row_lengths = side
+        _, _, counts, lengths, common = block
+        ts, begun = np.zeros(GROUP, np.uint64), lows.copy()
+        keep_equal_lengths(common, row_lengths, i, rows, lengths)
+        active = 0
+        for back in range(min(row_lengths[i], len(counts)) - 1, -1, -1):
+            count = unsigned(counts[back])
+            while active < rows and row_lengths[i + active] > back:
+                active += 1
+            for r in range(active):
+                ts[r] = unsigned(firsts[i + r] + row_lengths[i + r] - 1 - back)
+                if count > begun[r]:
+                    begin(state, shape, common, unsigned(r), begun[r], count)
+                    begun[r] = count
+            step(side, block, state, shape, ts, back, lows, active)
             if shape.every_step:
-                add_readout(total, state, shape, output[t], weights, y * wide, left, n)
+                for r in range(active):
+                    read(side, block, state, shape, ts, back, lows, r, total)
         if shape.last_step:
-            y = unsigned(0)
-            add_readout(total, state, shape, output[last], weights, y, left, whole(begun))
+            for r in range(rows):
+                read(side, block, state, shape, ts, 0, lows, r, total)
 
     @_jit
     def diagonal(
-        side: Any, i: int, block: Any, state: Any, shape: Any, low: int, lag: int, total: Any
+        side: Any,
+        i: int,
+        rows: int,
+        block: Any,
+        state: Any,
+        shape: Any,
+        lows: Any,
+        lag: int,
+        total: Any,
     ) -> None:
-        """The diagonal t - t' = lag from its first cell, in ``total``."""
-        features, output, firsts, row_lengths = side
-        lanes, weights, counts, _, common = block
-        size, left = unsigned(shape.features), unsigned(low)
+        """The diagonals t - t' = lag from their first cells, of the rows from i, in ``total``."""
+        _, _, firsts, row_lengths = side
+        _, _, counts, _, common = block
+        ts = np.zeros(GROUP, np.uint64)
         ahead, behind = max(lag, 0), max(-lag, 0)
         total[:] = zero
         steps = min(row_lengths[i] - ahead, len(counts) - behind)
         if steps > 0:
-            begin(state, shape, common, left, whole(counts[behind]))
+            for r in range(rows):
+                begin(state, shape, common, unsigned(r), lows[r], whole(counts[behind]))
+        active = rows
         for s in range(steps):
-            t, y = unsigned(firsts[i] + ahead + s), unsigned(behind + s)
-            n = whole(counts[y])
-            advance(state, features, t * size, lanes, y * size * wide, shape, left, n)
-            add_readout(total, state, shape, output[t], weights, y * wide, left, n)
+            while row_lengths[i + active - 1] - ahead <= s:
+                active -= 1
+            for r in range(active):
+                ts[r] = unsigned(firsts[i + r] + ahead + s)
+            step(side, block, state, shape, ts, behind + s, lows, active)
+            for r in range(active):
+                read(side, block, state, shape, ts, behind + s, lows, r, total)
 
     @_jit
-    def grid(side: Any, i: int, block: Any, state: Any, shape: Any, low: int, total: Any) -> None:
+    def grid(
+        side: Any, i: int, rows: int, block: Any, state: Any, shape: Any, lows: Any, total: Any
+    ) -> None:
         """The whole grid; +lag and -lag in pairs, so that the sum is symmetric to the last bit."""
         _, _, counts, _, common = block
-        diagonal(side, i, block, state, shape, low, 0, total)
-        common[:] = False  # off the main diagonal no pair starts at both first steps
-        plus, minus = np.empty_like(total), np.empty_like(total)
-        for lag in range(1, max(side[3][i], len(counts))):
-            diagonal(side, i, block, state, shape, low, lag, plus)
-            diagonal(side, i, block, state, shape, low, -lag, minus)
-            for j in range(low, width):
+        plus, minus = np.empty_like(total), np.zeros_like(total)
+        for lag in range(max(side[3][i], len(counts))):
+            diagonal(side, i, rows, block, state, shape, lows, lag, plus)
+            if lag > 0:
+                diagonal(side, i, rows, block, state, shape, lows, -lag, minus)
+            common[:] = False  # off the main diagonal no pair starts at both first steps
+            for j in range(len(total)):
                 total[j] += plus[j] + minus[j]
 
     def sweep(side: Any, block: Any, shape: Any, diagonal_at: int, out: Any) -> None:
@@ -323,21 +452,28 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
         skipped; otherwise it is negative.
         """
         common = block[4]
-        state, total = np.zeros(3 * width * shape.depth, number), np.zeros(width, number)
-        for i in range(len(side[3])):
-            own = i - diagonal_at if diagonal_at >= 0 else -1
-            low = max(own, 0) // VECTOR * VECTOR
-            for j in range(width):
-                common[j] = shape.shared_start or j == own
+        state, total = (
+            np.zeros(GROUP * 3 * width * shape.depth, number),
+            np.zeros(len(common), number),
+        )
+        lows = np.zeros(GROUP, np.uint64)
+        for i in range(0, len(side[3]), GROUP):
+            rows = min(GROUP, len(side[3]) - i)
+            for r in range(rows):
+                own = i + r - diagonal_at if diagonal_at >= 0 else -1
+                lows[r] = unsigned(max(own, 0) // VECTOR * VECTOR)
+                for j in range(width):
+                    common[r * width + j] = shape.shared_start or j == own
             total[:] = zero
             if shape.grid:
-                grid(side, i, block, state, shape, low, total)
+                grid(side, i, rows, block, state, shape, lows, total)
             else:
-                end_aligned(side, i, block, state, shape, low, total)
-            for j in range(low, out.shape[1]):
-                out[i, j] = unit * total[j]
+                end_aligned(side, i, rows, block, state, shape, lows, total)
+            for r in range(rows):
+                for j in range(np.int64(lows[r]), out.shape[1]):
+                    out[i + r, j] = unit * total[r * width + j]
 
-    return _jit(sweep, keep=True)
+    return _keep(_jit(sweep), activation, dtype, one_input, width)
 
 
 @cache
@@ -353,7 +489,7 @@ def _packing() -> Callable[..., Any]:
                 for k in range(size):
                     lanes[(s * size + k) * width + j] = features[t * size + k]
 
-    return _jit(pack, keep=True)
+    return _keep(_jit(pack))
 
 
 # -- tiles ----------------------------------------------------------------------------------------
@@ -433,8 +569,8 @@ def _lanes(
     """A block of columns as compiled code takes it.
 
     Features by step, feature, lane; readout weights by step, lane; the number of lanes that have
-    each step; the lanes' lengths; a scratch mask. Steps count from the beginning for a grid, else
-    from the end.
+    each step; the lanes' lengths; a scratch mask for a group of rows. Steps count from the
+    beginning for a grid, else from the end.
     """
     features, _, _, lengths = columns
     steps = int(lengths[0])
@@ -444,7 +580,7 @@ def _lanes(
     counts = np.searchsorted(-lengths, -np.arange(steps), side="left")
     padded = np.zeros(width, np.int64)
     padded[: len(lengths)] = lengths
-    return lanes, weights, counts, padded, np.zeros(width, np.bool_)
+    return lanes, weights, counts, padded, np.zeros(GROUP * width, np.bool_)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rntk_dist.kernel import sensitivity
-from rntk_dist.kernel.arrays import Recursion, block_edge, diagonal_values, tile_values
+from rntk_dist.kernel.arrays import Recursion, diagonal_values
+from rntk_dist.kernel.backends import tile_function
 from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slab
 from rntk_dist.sequences import Sequences
 
@@ -19,12 +20,12 @@ Readout = Literal["last", "per_step", "mean", "diagonal_authors"]
 InitialState = Literal["shared", "independent"]
 Kind = Literal["ntk", "nngp"]
 DType = Literal["float64", "float32"]
-Backend = Literal["auto", "numpy", "numba"]
+Backend = Literal["auto", "numpy", "numba", "cupy"]
 
 INITIAL_STATES = ("shared", "independent")
 KINDS = ("ntk", "nngp")
 DTYPES = ("float64", "float32")
-BACKENDS = ("auto", "numpy", "numba")
+BACKENDS = ("auto", "numpy", "numba", "cupy")
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,10 @@ class RNTK:
             Tangent kernel, or covariance (conjugate) kernel.
         dtype : {"float64", "float32"}
             Number type of the computation over pairs and of the result.
-        backend : {"auto", "numpy", "numba"}
-            "numba" is the compiled loop, equal to rounding; "auto" takes "numpy" for now.
+        backend : {"auto", "numpy", "numba", "cupy"}
+            The loops over pairs: plain arrays, compiled for the CPU, compiled for a GPU; equal to
+            rounding. "auto" takes the GPU where CuPy sees one, else "numba". Compiled loops are
+            kept on disk; the first call on a machine says on standard error that it compiles.
 
         Returns
         -------
@@ -234,13 +237,7 @@ class RNTK:
 
         row = rows.transfer(cast)
         column = None if columns is None else columns.transfer(cast)
-        if backend == "numba":
-            # Imported here: Numba takes longer to load than many a small matrix to compute.
-            from rntk_dist.kernel.fused_cpu import fused_tile_values
-
-            values = fused_tile_values(recursion, row, column)
-        else:
-            values = tile_values(recursion, row, column, edge=block_edge(dtype))
+        values = tile_function(backend)(recursion, row, column)
         other = rows if columns is None else columns
         row_factor = self._factor(rows, recursion)
         column_factor = row_factor if columns is None else self._factor(columns, recursion)
