@@ -11,7 +11,7 @@ PYTEST := $(VENV)/bin/python -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo test test-slow lint format bench bench-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ format: $(VENV)/.installed-dev ## put style and format right where a tool can
 
 bench: $(VENV)/.installed-dev ## what is fast, by how much, against whom
 	$(VENV)/bin/python -m benchmarks
+
+bench-gpu: $(VENV)/.installed-dev ## the CUDA kernel on this machine's GPU
+	$(VENV)/bin/python -m benchmarks.gpu
 
 clean: ## remove the virtual environment, caches and builds
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -7,7 +7,7 @@ if there is one.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,14 +70,22 @@ class Side:
 
 def make_side(direction: Direction, slab: Slab, order: NDArray[np.int64]) -> Side:
     """One direction of a slab, its sequences in the given order, its features side by side."""
+    features = step_features(direction)
+    return Side(features, direction.output, slab.first[order], slab.lengths[order])
+
+
+def step_features(direction: Direction, *, weighted: bool = False, xp: Any = np) -> Array:
+    """The features of all steps, flat, as arrays of ``xp``; the readout weight last if wanted."""
     parts = []
     for layer in direction.layers:
         parts.append(layer.recurrent[None])
         if layer.below is not None:
             parts.append(layer.below[None])
         parts.append(layer.inputs)
-    features = np.ascontiguousarray(np.concatenate(parts).T).reshape(-1)
-    return Side(features, direction.output, slab.first[order], slab.lengths[order])
+    if weighted:
+        parts.append(direction.output[None])
+    flat: Array = xp.ascontiguousarray(xp.concatenate(parts).T).reshape(-1)
+    return flat
 
 
 def make_shape(recursion: Recursion, direction: Direction) -> Shape:

@@ -233,7 +233,7 @@ class RNTK:
         backend: Backend,
     ) -> NDArray[Any]:
         def cast(array: NDArray[Any]) -> NDArray[Any]:
-            return array.astype(dtype)
+            return array.astype(dtype, copy=False)
 
         row = rows.transfer(cast)
         column = None if columns is None else columns.transfer(cast)

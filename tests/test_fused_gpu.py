@@ -1,0 +1,281 @@
+"""The CUDA kernel equals the array loops: in Numba's simulator, and on a GPU where there is one.
+
+The simulator is chosen before Numba is loaded, so its tests run in a process of their own: this
+file again, with the environment variable set.
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rntk_dist import RNTK, Sequences
+from rntk_dist.kernel import fused_gpu
+from rntk_dist.kernel.arrays import tile_values
+from rntk_dist.kernel.fused_gpu import Block, device_tile_values, find_device, gpu_tile_values
+from rntk_dist.kernel.packed import Shape
+from rntk_dist.kernel.variances import Slab, make_slab
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "short.json").read_text())
+OPTIONS = [
+    "depth",
+    "frozen_layers",
+    "activation",
+    "readout",
+    "bidirectional",
+    "initial_state",
+    "sigma_w",
+    "sigma_u",
+    "sigma_b",
+    "sigma_h",
+    "sigma_v",
+]
+BOUNDS = {"float64": 1e-13, "float32": 1e-5}
+TINY = Block(2, 2, 2, 1)
+
+
+def ragged(rng: np.random.Generator, n: int, m: int, longest: int = 6) -> Sequences:
+    lengths = rng.integers(1, longest + 1, n)
+    return Sequences.from_arrays([rng.normal(size=(length, m)) for length in lengths])
+
+
+def slab_of(kernel: RNTK, X: Sequences, dtype: str = "float64") -> Slab:
+    return make_slab(kernel, X).transfer(lambda array: array.astype(dtype))
+
+
+def check(
+    kernel: RNTK,
+    X: Sequences,
+    Y: Sequences | None,
+    dtype: str = "float64",
+    kind: Any = "ntk",
+    **options: Any,
+) -> Any:
+    """Compare with the array loops in float64; the values."""
+    recursion = kernel.recursion(kind)
+    columns = None if Y is None else slab_of(kernel, Y, dtype)
+    values = gpu_tile_values(recursion, slab_of(kernel, X, dtype), columns, **options)
+    assert values.dtype == dtype
+    exact_columns = None if Y is None else make_slab(kernel, Y)
+    exact = tile_values(recursion, make_slab(kernel, X), exact_columns, edge=1000)
+    bound = BOUNDS[dtype]
+    np.testing.assert_allclose(values, exact, rtol=10 * bound, atol=bound * abs(exact).max())
+    if Y is None:
+        assert np.array_equal(values, values.T)
+    return values
+
+
+KERNELS = [
+    RNTK(),
+    RNTK(sigma_w=1.3, sigma_b=0.2, sigma_h=0.4, readout="per_step", bidirectional=True),
+    RNTK(depth=2, activation="erf", sigma_h=0.5, initial_state="independent", readout="mean"),
+    RNTK(depth=3, frozen_layers=1, sigma_b=0.1, readout="mean"),
+    RNTK(activation="linear", sigma_w=0.9, sigma_h=0.3, initial_state="independent"),
+    RNTK(depth=3, frozen_layers=2, activation="erf", sigma_b=0.3, bidirectional=True),
+]
+
+
+class TestInTheSimulator:
+    __test__ = SIMULATED
+
+    @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize("m", [1, 3])
+    def test_blocks_of_a_ragged_tile(self, kernel: RNTK, dtype: str, m: int) -> None:
+        rng = np.random.default_rng(m)
+        X, Y = ragged(rng, 5, m), ragged(rng, 3, m)
+        check(kernel, X, None, dtype, block=TINY)
+        check(kernel, X, Y, dtype, "nngp", block=TINY)
+
+    @pytest.mark.parametrize("kernel", KERNELS[1:4], ids=repr)
+    @pytest.mark.parametrize("places", [5, 13])
+    def test_features_staged_by_pieces_and_in_short_chunks(self, kernel: RNTK, places: int) -> None:
+        block = Block(2, 2, 1, 2, stage_bytes=places * 8 * (3 + 5))
+        rng = np.random.default_rng(0)
+        assert block.places(8) == places
+        check(kernel, ragged(rng, 4, 11, 3), None, block=block)
+        check(kernel, ragged(rng, 3, 1), ragged(rng, 3, 1), block=block)
+
+    def test_diagonal_of_the_authors(self) -> None:
+        rng = np.random.default_rng(0)
+        X = Sequences.from_arrays(rng.normal(size=(5, 6)))
+        check(RNTK(readout="diagonal_authors"), X, None, block=TINY)
+
+    @pytest.mark.parametrize("number", range(len(GOLDEN)))
+    def test_golden_values(self, number: int) -> None:
+        case = GOLDEN[number]
+        dtype, kind = ("float64", "float32")[number % 2], ("ntk", "ntk", "nngp")[number % 3]
+        kernel = RNTK(**{name: case[name] for name in OPTIONS})
+        X, Y = Sequences.from_arrays(case["a"]), Sequences.from_arrays(case["b"])
+        rows, columns = slab_of(kernel, X, dtype), slab_of(kernel, Y, dtype)
+        values = gpu_tile_values(kernel.recursion(kind), rows, columns, block=TINY)
+        values = values * rows.scale[:, None] * columns.scale
+        exact = np.array(case[kind])
+        floor = np.maximum(np.abs(exact), 1e-3 * np.abs(exact).max())
+        assert (np.abs(values - exact) / floor).max() < BOUNDS[dtype]
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    def test_square_root(self, dtype: str) -> None:
+        number = np.dtype(dtype).type
+        root = fused_gpu._operations(dtype).sqrt
+        values = np.random.default_rng(4).uniform(size=1000) ** 8
+        for x in map(number, [*values, 0, 1, 2.0**-60]):
+            assert abs(root(x) - np.sqrt(x)) <= np.spacing(np.sqrt(x))
+            assert type(root(x)) is number
+
+    def test_stripes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fused_gpu, "STRIPE_BYTES", 1)
+        rng = np.random.default_rng(1)
+        X, Y = ragged(rng, 11, 1), ragged(rng, 3, 1)
+        bidirectional = RNTK(bidirectional=True, readout="per_step")
+        for rows, columns in ((X, None), (X, Y), (Y, X)):
+            check(bidirectional, rows, columns, block=TINY)
+
+    @pytest.mark.parametrize(("failures", "heights"), [(1, [20, 8, 8]), (2, [20, 8, 4, 4])])
+    def test_memory_that_does_not_suffice_halves_the_stripes(
+        self, failures: int, heights: list[int]
+    ) -> None:
+        device = Scarce(failures)
+        X = ragged(np.random.default_rng(2), 20, 1)
+        check(RNTK(), X, None, block=TINY, device=device)
+        assert [size // 20 for size in device.asked] == heights
+
+    def test_memory_for_nothing_is_a_clear_error(self) -> None:
+        X = ragged(np.random.default_rng(2), 12, 1)
+        with pytest.raises(MemoryError, match=r"4 rows of 12 float64 values.*bytes are free"):
+            check(RNTK(), X, None, block=TINY, device=Scarce(100))
+
+    def test_from_the_device_to_the_device(self) -> None:
+        rng = np.random.default_rng(3)
+        X, Y = ragged(rng, 7, 2), ragged(rng, 4, 2)
+        for kernel, other in itertools.product(KERNELS[:2], (None, Y)):
+            recursion, rows = kernel.recursion("ntk"), slab_of(kernel, X)
+            columns = None if other is None else slab_of(kernel, other)
+            values = device_tile_values(recursion, rows, columns, block=TINY)
+            exact = gpu_tile_values(recursion, rows, columns, block=TINY)
+            assert np.array_equal(values, exact)
+
+    def test_the_simulator_is_no_gpu(self) -> None:
+        assert not fused_gpu.gpu_is_seen()
+
+
+class Scarce(fused_gpu._SimulatedDevice):
+    """A device whose first allocations fail."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.asked: list[int] = []
+
+    def empty(self, size: int, dtype: np.dtype[Any]) -> Any:
+        self.asked.append(size)
+        if len(self.asked) <= self.failures:
+            raise self.out_of_memory
+        return super().empty(size, dtype)
+
+
+class TestOutsideTheSimulator:
+    __test__ = not SIMULATED
+
+    def test_in_the_simulator(self) -> None:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts="]
+        command += ["-p", "no:cacheprovider", "-W", "ignore::DeprecationWarning", __file__]
+        environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "passed" in result.stdout
+
+    def test_without_cupy_nothing_is_loaded(self) -> None:
+        code = (
+            "import sys; from rntk_dist.kernel import fused_gpu as gpu;"
+            "gpu.find_spec = lambda name: None; before = set(sys.modules);"
+            "sys.exit(gpu.gpu_is_seen() or set(sys.modules) != before)"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_what_is_missing_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fused_gpu, "find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r'cupy and numba_cuda: pip install "rntk_dist\[gpu'):
+            find_device()
+        monkeypatch.setattr(fused_gpu, "find_spec", lambda name: SimpleNamespace())
+        monkeypatch.setattr(fused_gpu, "gpu_is_seen", lambda: False)
+        with pytest.raises(RuntimeError, match="no GPU was seen"):
+            find_device()
+
+    @pytest.mark.skipif(not fused_gpu.gpu_is_seen(), reason="no GPU is seen")
+    @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    @pytest.mark.parametrize("m", [1, 3, 2000])
+    def test_on_a_gpu(self, kernel: RNTK, dtype: str, m: int) -> None:
+        rng = np.random.default_rng(m)
+        longest = 12 if kernel.readout == "mean" or m > 100 else 60
+        X, Y = ragged(rng, 300, m, longest), ragged(rng, 130, m, longest)
+        check(kernel, X, None, dtype)
+        check(kernel, X, Y, dtype)
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize(
+        ("activation", "dtype", "depth"),
+        [("relu", "float32", 1), ("relu", "float64", 1), ("erf", "float32", 2)],
+    )
+    def test_compiled_for_a_gpu(
+        self,
+        activation: str,
+        dtype: str,
+        depth: int,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """No double precision in a float32 kernel; every state in a register."""
+        code = compile_to_ptx(activation, dtype, depth, monkeypatch)
+        assert (".f64" in code) == (dtype == "float64")
+        ptxas = shutil.which("ptxas")
+        if ptxas is None:
+            pytest.skip("no ptxas")
+        source = tmp_path / "kernel.ptx"
+        source.write_text(re.sub(r"\.version .*", ".version 8.0", code, count=1))
+        command = [ptxas, "-v", "-arch=sm_90", str(source), "-o", str(tmp_path / "kernel.cubin")]
+        if depth == 1:
+            command.append(f"-maxrregcount={fused_gpu.REGISTERS}")
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said
+
+
+def compile_to_ptx(activation: str, dtype: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    if find_spec("numba_cuda") is None or find_spec("cuda.pathfinder") is None:
+        pytest.skip("no numba-cuda")
+    if not hasattr(np, "row_stack"):
+        pytest.skip(f"numba-cuda does not compile with NumPy {np.__version__}")
+    from cuda import pathfinder
+
+    try:
+        for library in ("nvvm", "nvrtc"):
+            pathfinder.load_nvidia_dynamic_lib(library)
+    except pathfinder.DynamicLibNotFoundError:
+        pytest.skip("no NVVM: it comes with numba-cuda[cu13]")
+    from numba import cuda, types
+    from numba.cuda import dispatcher
+
+    # Device functions are compiled for the current device, and there may be none.
+    card = SimpleNamespace(compute_capability=(9, 0))
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: card)
+    shape = Shape(2 * depth, depth, 1, 0, 0, False, False, True, True)
+    number = np.dtype(dtype)
+    block = fused_gpu.block_for(shape, number.itemsize)
+    variant = fused_gpu.make_variant(activation, number, shape, block)
+    real, index = getattr(types, dtype), types.int64
+    side = (real[::1], real[::1], index[::1], index[::1])
+    signature = (real[:, ::1], types.boolean, *side, *side, *[index] * 6, types.boolean)
+    kernel = fused_gpu.make_kernel(variant)
+    code: str = cuda.compile(kernel, signature, device=False, abi="numba", cc=(9, 0))[0]
+    return code
