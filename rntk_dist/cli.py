@@ -56,7 +56,7 @@ def demo(
 def _demo(folder: Path, console: Console) -> None:
     # Imported here: `rntk-dist --help` must not wait for scikit-learn and matplotlib.
     from rntk_dist import plot
-    from rntk_dist.compute import local_client
+    from rntk_dist.cluster import local_client
     from rntk_dist.experiments import demo as experiment
 
     started = time.perf_counter()

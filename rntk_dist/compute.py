@@ -8,29 +8,28 @@ is resumed by the same call.
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
 import os
 import socket
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import rich.progress
-from dask.system import CPU_COUNT
-from distributed import Client, Future, LocalCluster, as_completed
-from distributed.system import MEMORY_LIMIT
-from rich.console import Console
+from distributed import Client, Future, as_completed
 from threadpoolctl import threadpool_limits
 
+from rntk_dist.cluster import (
+    WAIT_FOR_WORKERS,
+    Crew,
+    NoWorkersError,
+    Roster,
+    available_workers,
+)
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind, check_run_options
 from rntk_dist.plan import (
-    BASE_BYTES,
-    MIB,
     Plan,
     Samples,
     Tile,
@@ -42,19 +41,15 @@ from rntk_dist.plan import (
     tile_costs,
     total_pair_steps,
 )
+from rntk_dist.progress import Progress
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore, Location, Manifest, in_memory, locate, provenance, show
 
-WAIT_FOR_WORKERS = 60.0
-"""Seconds to wait for a first worker, and for one to come back when all are gone."""
-
-TASKS_PER_THREAD = 2
-"""Size of the window: one task running on a thread and one queued for it."""
-
-_GUARD = 'call rd.gram under `if __name__ == "__main__":`, for each worker imports the script'
-
 _POLL = 0.02
-_RECOUNT = 1.0
+
+_MOST_STRANDED = 3
+"""How often a tile may lose all its workers before it is taken to be what kills them; Dask allows a
+task as many, but a tile given out anew is another task to it."""
 
 
 class TileError(RuntimeError):
@@ -65,16 +60,12 @@ class TileError(RuntimeError):
         self.failed = failed or {}
 
 
-class NoWorkersError(RuntimeError):
-    """The client's cluster has had no worker for longer than the stated wait."""
-
-
 @dataclass(frozen=True, slots=True)
 class TileRecord:
     """What a task reports of the tile it has stored: never its values.
 
     `seconds` of wall time from opening the store to the written chunk, `nbytes` of the block,
-    `host` and `pid` of the worker.
+    `host` and `pid` of the worker, `backend` as the task was told.
     """
 
     tile: Tile
@@ -83,18 +74,7 @@ class TileRecord:
     nbytes: int
     host: str
     pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: tiles of the whole matrix, pair-steps of what this run computes."""
-
-    tiles: int
-    tiles_total: int
-    pair_steps: int
-    pair_steps_total: int
-    failed: int
-    in_flight: int
+    backend: Backend
 
 
 # -- one tile --------------------------------------------------------------------------------------
@@ -117,7 +97,8 @@ def compute_tile(location: Location, tile: Tile, backend: Backend = "auto") -> T
     store.write_tile(tile, block)
     seconds = time.perf_counter() - started
     steps = total_pair_steps(work_of(store), samples_of(row, col))
-    return TileRecord(tile, seconds, steps, block.nbytes, socket.gethostname(), os.getpid())
+    host, pid = socket.gethostname(), os.getpid()
+    return TileRecord(tile, seconds, steps, block.nbytes, host, pid, backend)
 
 
 def _slabs(store: GramStore, tile: Tile) -> tuple[Sequences, Sequences | None]:
@@ -180,7 +161,7 @@ def ensure_store(
     existing = GramStore.find(where, writable=True)
     if existing is None:
         work = Work.of(kernel.to_dict())
-        plan = _new_plan(work, samples, tile, itemsize, available_workers(client))
+        plan = _new_plan(work, samples, tile, itemsize, available_workers(client, backend=backend))
     else:
         plan = samples.plan(existing.plan.tile if tile is None else tile, itemsize)
     manifest = Manifest(
@@ -207,86 +188,6 @@ def _new_plan(
     return plan
 
 
-# -- workers ---------------------------------------------------------------------------------------
-
-
-def available_workers(client: Client | None, wait: float = WAIT_FOR_WORKERS) -> Workers:
-    """The workers that a run would have: the client's, or those of a cluster on this machine.
-
-    Raises NoWorkersError if no worker joins the client's cluster within `wait` seconds.
-    """
-    if client is None:
-        return local_workers()
-    wait_for_worker(client, wait)
-    # Some releases of distributed list five workers unless asked for all.
-    found = client.scheduler_info(n_workers=-1)["workers"].values()
-    limits = [worker["memory_limit"] for worker in found if worker["memory_limit"]]
-    threads = [worker["nthreads"] for worker in found]
-    return Workers(sum(threads), min(limits, default=0), max(threads))
-
-
-def local_workers() -> Workers:
-    """One worker process a core, or fewer, to leave each half a GiB above its base."""
-    count = max(1, min(CPU_COUNT, MEMORY_LIMIT // (BASE_BYTES + 512 * MIB)))
-    return Workers(count, MEMORY_LIMIT // count)
-
-
-def wait_for_worker(client: Client, wait: float = WAIT_FOR_WORKERS) -> None:
-    """Return once the cluster has a worker; raise NoWorkersError after `wait` seconds without."""
-    try:
-        client.wait_for_workers(1, timeout=wait)
-    except TimeoutError as error:
-        raise _no_workers(client, wait) from error
-
-
-def _no_workers(client: Client, wait: float) -> NoWorkersError:
-    address = client.scheduler.address if client.scheduler else "an unknown address"
-    return NoWorkersError(
-        f"no worker in the cluster at {address} for {wait:g} s: "
-        f"start one, for example `dask worker {address}`"
-    )
-
-
-@contextmanager
-def local_client(n_tiles: int) -> Iterator[Client]:
-    """A client of a cluster on this machine, with no more workers than tiles; closed on leaving.
-
-    Raises RuntimeError where worker processes cannot start, for example because the main script
-    would run again in each of them.
-    """
-    _refuse_inside_spawn()
-    with (
-        _local_cluster(n_tiles) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
-
-
-def _local_cluster(n_tiles: int) -> LocalCluster:
-    workers = local_workers()
-    try:
-        return LocalCluster(
-            n_workers=min(workers.count, n_tiles),
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=workers.memory,
-            host="127.0.0.1",
-            dashboard_address=None,
-            # What fails is told once, in the error at the end, not by every worker at every try.
-            silence_logs=logging.CRITICAL,
-        )
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"worker processes could not start ({error}); in a script, {_GUARD}"
-        ) from error
-
-
-def _refuse_inside_spawn() -> None:
-    # A spawned process imports the main script first; multiprocessing itself has this flag.
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(f"a worker process that imports your script ran rd.gram: {_GUARD}")
-
-
 # -- the window ------------------------------------------------------------------------------------
 
 
@@ -301,9 +202,9 @@ def fill(
 ) -> list[TileRecord]:
     """Compute the tiles missing from the store; returns their records in order of completion.
 
-    At most `TASKS_PER_THREAD` tasks a worker thread are in flight; the window follows workers that
-    come and go. A task is tried again `retries` times; a tile that still fails does not stop the
-    others.
+    Each crew of workers has a window of tasks in flight, which follows workers that come and go,
+    and tops it up from one queue of tiles. A task is tried again `retries` times; a tile that still
+    fails does not stop the others. A tile whose crew has gone is given to who is there.
 
     Raises TileError at the end if tiles failed, NoWorkersError if the cluster has no worker for
     `wait` seconds, TileMemoryError if a worker cannot hold a tile. KeyboardInterrupt cancels what
@@ -312,7 +213,7 @@ def fill(
     missing = store.missing_tiles()
     if not missing:
         return []
-    _check_workers(store, available_workers(client, wait))
+    _check_workers(store, available_workers(client, wait, backend))
     run = _Run(store, client, backend, missing, retries, wait)
     try:
         for _ in run.outcomes():
@@ -339,6 +240,14 @@ def _check_workers(store: GramStore, workers: Workers) -> None:
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A tile in flight, and the crew that it was given to."""
+
+    tile: Tile
+    crew: Crew
+
+
 class _Run:
     """The state of one `fill`: what is pending, in flight, stored and failed."""
 
@@ -351,17 +260,18 @@ class _Run:
         retries: int,
         wait: float,
     ) -> None:
-        self.store, self.client, self.backend = store, client, backend
+        self.store, self.client = store, client
         self.retries, self.wait = retries, wait
         self.pending = deque(missing)
-        self.in_flight: dict[Future[Any], Tile] = {}
+        self.in_flight: dict[Future[Any], _Task] = {}
+        self.stranded: Counter[Tile] = Counter()
         self.records: list[TileRecord] = []
         self.pair_steps = 0
         self.failed: dict[Tile, BaseException] = {}
         self.job = uuid.uuid4().hex[:8]
         self.n_missing = len(missing)
         self.completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
-        self.threads = _ThreadCount(client)
+        self.roster = Roster(client, backend)
         costs = tile_costs(store.plan, work_of(store), store.samples(), missing)
         self.total = sum(costs.values())
 
@@ -374,28 +284,54 @@ class _Run:
                 self._check_alive()
                 time.sleep(_POLL)
             for future, result in batch:
-                yield self._settle(future, result)
+                if future in self.in_flight:  # else taken back, and cancelled
+                    yield self._settle(future, result)
 
     def _top_up(self) -> None:
-        window = max(1, TASKS_PER_THREAD * self.threads.now())
-        while self.pending and len(self.in_flight) < window:
-            self._submit(self.pending.popleft())
+        if self.roster.refresh():
+            self._take_back()
+        for crew in self.roster.crews:
+            busy = sum(task.crew.on_gpu == crew.on_gpu for task in self.in_flight.values())
+            while self.pending and busy < crew.window:
+                self._submit(self.pending.popleft(), crew)
+                busy += 1
 
-    def _submit(self, tile: Tile) -> None:
+    def _submit(self, tile: Tile, crew: Crew) -> None:
+        # A key is never used twice: what the scheduler still says of the first use would hit both.
+        again = f"-{self.stranded[tile]}" if self.stranded[tile] else ""
         future = self.client.submit(
             compute_tile,
             self.store.location,
             tile,
-            self.backend,
-            key=f"rntk-tile-{self.job}-{tile.row}-{tile.col}",
+            crew.backend,
+            key=f"rntk-tile-{self.job}-{tile.row}-{tile.col}{again}",
             pure=False,
             retries=self.retries,
+            **crew.restrictions(),
         )
-        self.in_flight[future] = tile
+        self.in_flight[future] = _Task(tile, crew)
         self.completed.add(future)
 
+    def _take_back(self) -> None:
+        """Put back the tiles of tasks that wait for workers that have all gone."""
+        stranded = [
+            future
+            for future, task in self.in_flight.items()
+            if not task.crew.can_run(self.roster.workers) and not future.done()
+        ]
+        if stranded:
+            self.client.cancel(stranded)
+        for future in stranded:
+            tile = self.in_flight.pop(future).tile
+            self.stranded[tile] += 1
+            if self.stranded[tile] > _MOST_STRANDED:
+                times = self.stranded[tile]
+                self.failed[tile] = RuntimeError(f"all its workers went away, {times} times")
+            else:
+                self.pending.appendleft(tile)
+
     def _settle(self, future: Future[Any], result: object) -> Tile:
-        tile = self.in_flight.pop(future)
+        tile = self.in_flight.pop(future).tile
         if isinstance(result, TileRecord):
             self.records.append(result)
             self.pair_steps += result.pair_steps
@@ -408,9 +344,8 @@ class _Run:
         return tile
 
     def _check_alive(self) -> None:
-        if self.threads.seconds_without() > self.wait:
-            error = _no_workers(self.client, self.wait)
-            raise NoWorkersError(f"{error}; {self.kept()}")
+        if self.roster.seconds_without() > self.wait:
+            raise NoWorkersError(f"{self.roster.nobody(self.wait)}; {self.kept()}")
 
     def cancel(self) -> None:
         """Cancel what is in flight; a task that already runs still stores its tile."""
@@ -437,29 +372,6 @@ class _Run:
         return f"{kept} of {plan.n_tiles} tiles are kept in {where}, and the same call resumes"
 
 
-class _ThreadCount:
-    """The cluster's worker threads, asked for at most once a second."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.asked = self.alive = -float("inf")
-        self.count = 0
-
-    def now(self) -> int:
-        """Threads of all workers."""
-        now = time.monotonic()
-        if now - self.asked > _RECOUNT:
-            self.count = sum(self.client.nthreads().values())
-            self.asked = now
-            if self.count or self.alive < 0:
-                self.alive = now
-        return self.count
-
-    def seconds_without(self) -> float:
-        """For how long there has been no worker; 0 while there is one."""
-        return 0.0 if self.now() else time.monotonic() - self.alive
-
-
 def _failures(failed: dict[Tile, BaseException], n: int, shown: int = 10) -> str:
     """One sentence: how many tiles failed, which, and why the first did."""
     names = ", ".join(f"({tile.row}, {tile.col})" for tile in sorted(failed)[:shown])
@@ -468,74 +380,3 @@ def _failures(failed: dict[Tile, BaseException], n: int, shown: int = 10) -> str
     reason = (str(cause).splitlines() or ["no message"])[0]
     first = f"the first with {type(cause).__name__}: {reason}"
     return f"{len(failed)} of {n} tiles failed, {names}{more}, {first}"
-
-
-# -- progress -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def progress_report(show: bool = True) -> Iterator[Callable[[Progress], None] | None]:
-    """An `on_progress` for `fill` that draws a bar on stderr, or lines where that is no terminal.
-
-    None, for silence, unless `show`.
-    """
-    console = Console(stderr=True)
-    if not show:
-        yield None
-    elif console.is_terminal or console.is_jupyter:
-        with rich.progress.Progress(*_columns(), console=console) as bar:
-            yield _Bar(bar)
-    else:
-        yield _Lines(console)
-
-
-def _columns() -> list[rich.progress.ProgressColumn]:
-    return [
-        rich.progress.TextColumn("{task.fields[tiles]}"),
-        rich.progress.BarColumn(),
-        rich.progress.TextColumn("{task.fields[speed]}"),
-        rich.progress.TimeRemainingColumn(),
-    ]
-
-
-class _Bar:
-    """Draws a bar that advances by pair-steps, for tiles differ in work where lengths do."""
-
-    def __init__(self, bar: rich.progress.Progress) -> None:
-        self.bar, self.started = bar, time.monotonic()
-        self.task = bar.add_task("", total=None, tiles="starting workers", speed="")
-
-    def __call__(self, now: Progress) -> None:
-        speed = now.pair_steps / max(time.monotonic() - self.started, 1e-9)
-        self.bar.update(
-            self.task,
-            completed=now.pair_steps,
-            total=now.pair_steps_total,
-            tiles=_tiles(now),
-            speed=f"{speed:.2g} pair-steps/s",
-        )
-
-
-class _Lines:
-    """Prints a line at most every ten seconds, and the last."""
-
-    def __init__(self, console: Console, every: float = 10.0) -> None:
-        self.console, self.every = console, every
-        self.started = self.printed = time.monotonic()
-
-    def __call__(self, now: Progress) -> None:
-        time_now = time.monotonic()
-        if now.in_flight and time_now - self.printed < self.every:
-            return
-        self.printed = time_now
-        line = f"rntk_dist: {_tiles(now)}"
-        speed = now.pair_steps / max(time_now - self.started, 1e-9)
-        if speed:
-            left = (now.pair_steps_total - now.pair_steps) / speed
-            line = f"{line}, {speed:.2g} pair-steps/s, {left:.0f} s left"
-        self.console.print(line, highlight=False, soft_wrap=True)
-
-
-def _tiles(now: Progress) -> str:
-    failed = f", {now.failed} failed" if now.failed else ""
-    return f"{now.tiles}/{now.tiles_total} tiles{failed}"

@@ -18,9 +18,11 @@ import numpy as np
 from distributed import Client
 from numpy.typing import ArrayLike, NDArray
 
-from rntk_dist.compute import ensure_store, fill, local_client, progress_report
+from rntk_dist.cluster import local_client
+from rntk_dist.compute import ensure_store, fill
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
 from rntk_dist.plan import Plan, Tile
+from rntk_dist.progress import progress_report
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore, Location, show
 

@@ -15,20 +15,17 @@ import pytest
 from distributed import Client, LocalCluster
 
 from rntk_dist import compute
-from rntk_dist.compute import (
+from rntk_dist.cluster import (
+    TASKS_PER_SLOT,
     NoWorkersError,
-    Progress,
-    TileError,
     available_workers,
-    compute_tile,
-    ensure_store,
-    fill,
     local_client,
     local_workers,
-    progress_report,
 )
+from rntk_dist.compute import TileError, compute_tile, ensure_store, fill
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import MIB, Tile, TileMemoryError, Work, tile_costs
+from rntk_dist.progress import Progress, progress_report
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore, IdentityError, chunk_key
 
@@ -42,7 +39,7 @@ def cluster_of(n_workers: int, **options: Any) -> LocalCluster:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         silence_logs=50,
         **options,
     )
@@ -85,7 +82,7 @@ def test_a_task_stores_its_tile_and_reports_it(store: GramStore, X: Sequences) -
     assert np.array_equal(store.read_tile(tile), KERNEL(X[5:10], X[30:33]))
     costs = tile_costs(store.plan, Work.of(KERNEL.to_dict()), store.samples(), [tile])
     assert (record.tile, record.pair_steps, record.nbytes) == (tile, costs[tile], 5 * 3 * 8)
-    assert record.pid == os.getpid()
+    assert (record.pid, record.backend) == (os.getpid(), "auto")
     assert record.seconds > 0
 
 
@@ -214,7 +211,7 @@ def test_the_window_is_bounded(
     monkeypatch.setattr(client, "submit", counted)
     fill(store, client)
     assert len(in_flight) == 28
-    assert 2 <= max(in_flight) <= 2 * compute.TASKS_PER_THREAD
+    assert 2 <= max(in_flight) <= 2 * TASKS_PER_SLOT
 
 
 def test_progress_counts_up_to_the_end(client: Client, store: GramStore) -> None:
@@ -303,7 +300,7 @@ def test_an_interrupt_keeps_what_is_stored(client: Client, store: GramStore) -> 
     with pytest.raises(KeyboardInterrupt, match=r"interrupted: 3 of 28 tiles are kept in .* res"):
         fill(store, client, on_progress=interrupt)
     kept = len(store.stored_tiles())
-    assert 3 <= kept <= 3 + 2 * compute.TASKS_PER_THREAD
+    assert 3 <= kept <= 3 + 2 * TASKS_PER_SLOT
     rest = fill(store, client)
     assert len(rest) <= 28 - 3
     assert not store.missing_tiles()

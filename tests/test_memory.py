@@ -40,7 +40,7 @@ def test_a_worker_stays_below_what_the_plan_states(
             processes=True,
             memory_limit=stated,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             silence_logs=50,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

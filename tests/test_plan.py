@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rntk_dist.plan import (
     BASE_BYTES,
     MIB,
+    SECONDS_PER_PAIR_STEP,
     Plan,
     Samples,
     Tile,
@@ -237,17 +238,18 @@ def test_the_chosen_tile_is_round_and_leaves_enough_tiles(
     n, m = len(samples.row_lengths), len(samples.columns)
     tile = choose_tile(Work(), samples, Workers(workers))
     assert tile % 64 == 0 or tile == max(n, m)
-    seconds = total_pair_steps(Work(), samples) * 8e-9
+    seconds = total_pair_steps(Work(), samples) * SECONDS_PER_PAIR_STEP
     if seconds >= 4 * workers and tile > 64:
-        assert samples.plan(tile).n_tiles >= 4 * workers
+        assert samples.plan(tile).n_tiles >= 8 * workers
     # A task is never short for want of a larger tile: it is long enough, or it is the whole.
-    assert tile >= min(max(n, m), 64 * max(1, math.isqrt(int(1 / (length * 8e-9))) // 64))
+    pairs = int(0.5 / (length * SECONDS_PER_PAIR_STEP))
+    assert tile >= min(max(n, m), 64 * max(1, math.isqrt(pairs) // 64))
 
 
 def test_the_choice_for_a_long_a_medium_and_a_short_job() -> None:
     long, medium, short = ([100] * n for n in (50000, 10000, 100))
-    assert choose_tile(Work(), Samples(long), Workers(16)) == 2176  # 4 s a task
-    assert choose_tile(Work(), Samples(medium), Workers(8)) == 1216  # 1.2 s, 45 tiles
+    assert choose_tile(Work(), Samples(long), Workers(16)) == 3072  # 2 s a task
+    assert choose_tile(Work(), Samples(medium), Workers(8)) == 1536  # half a second, 28 tiles
     assert choose_tile(Work(), Samples(short), Workers(8)) == 100
 
 
