@@ -1,42 +1,121 @@
-"""Nanoseconds per pair and time step of whole kernel calls, by backend and number type.
+"""`python -m benchmarks`: everything that is measured, as Markdown tables, in one run.
 
-One core, in one run: compare the rows with each other, not with another machine's.
+Only ratios within one run say something about the code; times say something about the machine.
 """
 
-import platform
-import time
-from itertools import product
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-import numpy as np
-from threadpoolctl import threadpool_limits
+from benchmarks import alternatives, end_to_end, jax_scan, tiles
+from benchmarks.report import Section, Target, fact_list, target_table, write_sections
+from benchmarks.timing import facts, installed, one_core
 
-from rntk_dist import RNTK, Sequences
-
-STEPS, PAIRS = 200, 256
-
-
-def seconds(kernel: RNTK, X: Sequences, Y: Sequences, dtype: str, backend: str) -> float:
-    """The best of five calls, after one that may compile."""
-    kernel(X, Y, dtype=dtype, backend=backend)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        kernel(X, Y, dtype=dtype, backend=backend)
-        best = min(best, time.perf_counter() - started)
-    return best
+type Measure = Callable[[bool, list[Target]], Iterator[Section]]
 
 
-def main() -> None:
-    rng = np.random.default_rng(0)
-    X, Y = (Sequences.from_arrays(rng.normal(size=(PAIRS, STEPS))) for _ in range(2))
-    print(f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}")
-    print(f"{PAIRS} x {PAIRS} pairs of {STEPS} steps, one layer, one feature, ns a pair-step")
-    with threadpool_limits(1):
-        for activation, backend, dtype in product(
-            ("relu", "erf"), ("numpy", "numba"), ("float64", "float32")
-        ):
-            spent = seconds(RNTK(activation=activation), X, Y, dtype, backend)
-            print(f"{activation:5} {backend:6} {dtype} {spent / PAIRS**2 / STEPS * 1e9:6.2f}")
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print and, where asked to, write."""
+    options = _options(argv)
+    sections = [Section("machine", "Machine and versions", fact_list(facts()))]
+    targets: list[Target] = []
+    _show(sections[0])
+    for measure in PARTS[options.only]:
+        _say(f"measuring {measure.__name__.strip('_').replace('_', ' ')} ...")
+        for section in measure(options.quick, targets):
+            sections.append(section)
+            _show(section)
+    if targets:
+        sections.append(Section("targets", "Targets", target_table(targets)))
+        _show(sections[-1])
+    if options.write:
+        absent = write_sections(options.write, sections)
+        _say(f"wrote {options.write}" + (f", without {', '.join(absent)}" if absent else ""))
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rows")
+    parser.add_argument("--only", choices=[name for name in PARTS if name], help="one part of it")
+    help_ = "replace the text between the markers <!-- bench:begin NAME --> of this file"
+    parser.add_argument("--write", type=Path, metavar="FILE", help=help_)
+    options = parser.parse_args(argv)
+    if options.write and (options.quick or options.only):
+        parser.error("--write takes a whole run: leave out --quick and --only")
+    if options.write and not options.write.exists():
+        parser.error(f"{options.write} is not there: write it first, with its markers")
+    return options
+
+
+# -- the parts: each yields its sections and adds its targets --------------------------------------
+
+
+def _headline(quick: bool, targets: list[Target], jax: bool = False) -> Iterator[Section]:
+    size = tiles.Size(128, 100) if quick else tiles.HEADLINE
+    with one_core():
+        others = jax_scan.jax_calls(tiles.Problem.of(tiles.Setting(), size)) if jax else {}
+        found, rest = tiles.measure_headline(size, others, repeats=5 if quick else 9)
+    targets += tiles.headline_targets(found, rest)
+    title = f"One tile of {size.sequences} x {size.sequences} pairs, T = {size.steps}, one core"
+    yield Section("headline", title, tiles.headline_table(found, rest))
+
+
+def _headline_and_jax(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    _name_missing("jax")
+    return _headline(quick, targets, jax=True)
+
+
+def _grid(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    rows = {}
+    with one_core():
+        for setting in tiles.settings(quick):
+            rows[setting] = tiles.measure(setting, tiles.size_of(setting, quick))
+            _say(".", end="")
+    _say("")
+    title = "Whole calls on one core, ns a pair-step"
+    yield Section("grid", title, tiles.grid_table(rows))
+
+
+def _alternatives(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    size = alternatives.QUICK if quick else alternatives.SIZE
+    _name_missing("aeon", "tslearn")
+    with one_core():
+        rows = alternatives.measure_alternatives(size)
+    title = f"What else compares sequences, {size.sequences} x {size.sequences}, T = {size.steps}"
+    yield Section("alternatives", title, alternatives.alternatives_table(rows))
+
+
+def _end_to_end(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = end_to_end.measure_end_to_end(end_to_end.QUICK if quick else end_to_end.Sizes())
+    targets += end_to_end.end_to_end_targets(found)
+    title = "rd.gram on two worker processes, float32, local store"
+    yield Section("end-to-end", title, end_to_end.summary_table(found))
+    yield Section("task", "Where the time of one task goes", end_to_end.parts_table(found))
+    yield Section("scaling", "Cost against N and T", end_to_end.scaling_table(found))
+
+
+PARTS: dict[str | None, tuple[Measure, ...]] = {
+    None: (_headline_and_jax, _grid, _alternatives, _end_to_end),
+    "tiles": (_headline, _grid),
+    "jax": (_headline_and_jax,),
+    "alternatives": (_alternatives,),
+    "end-to-end": (_end_to_end,),
+}
+
+
+def _name_missing(*packages: str) -> None:
+    missing = [name for name in packages if not installed(name)]
+    if missing:
+        _say(f"not installed, rows left out: {', '.join(missing)} (the extra `bench` has them)")
+
+
+def _show(section: Section) -> None:
+    print(f"## {section.title}\n\n{section.text}\n", flush=True)
+
+
+def _say(words: str, end: str = "\n") -> None:
+    print(words, file=sys.stderr, end=end, flush=True)
 
 
 if __name__ == "__main__":

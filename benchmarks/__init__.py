@@ -1,0 +1,1 @@
+"""What is fast, by how much, against whom: `python -m benchmarks`."""

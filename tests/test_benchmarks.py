@@ -1,0 +1,146 @@
+"""The benchmark runs, and what it shows holds: ratios within one run, with slack, never times."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import alternatives, end_to_end, jax_scan, report, timing
+from benchmarks.__main__ import main
+from benchmarks.tiles import (
+    DEPTH,
+    Headline,
+    Problem,
+    Setting,
+    Size,
+    grid_table,
+    headline_problems,
+    headline_table,
+    headline_targets,
+    measure,
+    measure_headline,
+    settings,
+)
+
+TINY = Size(8, 6)
+
+
+def test_pair_steps_are_those_that_a_pair_needs() -> None:
+    X = [[1.0], [1.0, 2.0, 3.0]]
+    Y = [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0]]
+    for readout, expected in (("last", 1 + 1 + 2 + 3), ("per_step", 7), ("mean", 4 * 6)):
+        problem = Problem.of(Setting(readout=readout), TINY)
+        sides = (type(problem.X).from_arrays(side) for side in (X, Y))
+        assert Problem(problem.kernel, *sides).pair_steps == expected
+
+
+def test_the_grid_has_every_combination() -> None:
+    assert len(list(settings())) == len(set(settings())) == 2 * 2 * 3 * 3 * 2
+
+
+def test_a_row_of_the_grid() -> None:
+    rows = {
+        setting: measure(setting, TINY, repeats=2)
+        for setting in (Setting(), Setting(depth=2, readout="mean", ragged=True))
+    }
+    assert all(spent > 0 for row in rows.values() for spent in row.values())
+    lines = grid_table(rows).splitlines()
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_headline_and_its_targets() -> None:
+    others = jax_scan.jax_calls(Problem.of(Setting(), TINY))
+    found, rest = measure_headline(TINY, others, repeats=2)
+    assert "fused float32, erf" in headline_table(found, rest)
+    targets = headline_targets(found, rest)
+    assert len(targets) == (12 if others else 10)
+    assert max(map(len, report.target_table(targets).splitlines())) <= 100
+
+
+def test_alternatives_that_are_not_installed_are_left_out() -> None:
+    rows = alternatives.measure_alternatives(Size(4, 8), repeats=2)
+    others = sum(bool(timing.installed(package)) for package in ("aeon", "tslearn"))
+    assert len(rows) == 4 + others
+    assert "RNTK mean" in alternatives.alternatives_table(rows)
+
+
+def test_pure_kernel_time_and_parts_of_a_task(tmp_path: Path) -> None:
+    X = end_to_end.sequences(20, 6)
+    store = str(tmp_path / "gram")
+    made = end_to_end.ensure_store(
+        end_to_end.KERNEL, X, None, store=store, tile=8, dtype="float32", backend="numba"
+    )
+    for tile in made.plan.tiles():
+        end_to_end.compute_tile(store, tile, "numba")
+    assert end_to_end.kernel_seconds(store) > 0
+    parts = end_to_end.parts_of_a_task(store)
+    whole = parts.pop("the whole task")
+    assert sum(parts.values()) == pytest.approx(whole)
+
+
+def test_the_target_says_met_or_missed() -> None:
+    assert report.Target("faster", 4, 5.0, at_least=True).row()[-1] == "met"
+    assert report.Target("faster", 4, 3.0, at_least=True).row()[-1] == "MISSED"
+    assert report.Target("memory", 1, 0.5, unit="GiB").row()[1:] == ("<= 1 GiB", "0.5 GiB", "met")
+
+
+def test_only_what_stands_between_markers_is_replaced(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text("before\n<!-- bench:begin one -->\nold\n<!-- bench:end one -->\nafter\n")
+    sections = [report.Section("one", "", "new"), report.Section("two", "", "lost")]
+    for _ in range(2):
+        assert report.write_sections(document, sections) == ["two"]
+        assert document.read_text() == (
+            "before\n<!-- bench:begin one -->\n\nnew\n\n<!-- bench:end one -->\nafter\n"
+        )
+
+
+@pytest.mark.parametrize("arguments", [["--quick"], ["--only", "jax"], []])
+def test_a_part_of_a_run_is_not_written(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*arguments, "--write", str(tmp_path / "absent.md")])
+    assert "--write" in capsys.readouterr().err or not arguments
+
+
+def test_calls_take_turns_until_the_budget_is_spent() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}  # type: ignore[misc]
+    ticks = iter(range(100))
+    times = timing.best_in_turns(calls, repeats=5, budget=3, clock=lambda: next(ticks))
+    assert "".join(order) == "ababab"
+    assert times == {"a": 1, "b": 1}
+
+
+# -- the guard -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def headline() -> Headline:
+    """Loops alone, best of several turns, in processor time: a busy machine slows down all rows."""
+    rows = headline_problems(Size(128, 100))
+    loops = {name: problem.loops(*how) for name, (problem, *how) in rows.items()}
+    timing.best_in_turns(loops, repeats=1)  # compiles
+    times = timing.best_in_turns(loops, repeats=9, clock=time.process_time)
+    spent = {name: problem.nanoseconds(times[name]) for name, (problem, *_) in rows.items()}
+    return Headline(spent, spent)
+
+
+def test_fused_loops_are_faster_than_array_loops(headline: Headline) -> None:
+    assert headline.loops["NumPy float64"] >= 4 * headline.loops["fused float32"]
+    assert headline.loops["NumPy float64"] >= 2 * headline.loops["fused float64"]
+
+
+def test_float32_is_faster_than_float64(headline: Headline) -> None:
+    assert headline.loops["fused float64"] >= 1.4 * headline.loops["fused float32"]
+
+
+def test_ragged_sequences_cost_what_they_contain(headline: Headline) -> None:
+    assert headline.loops["fused float32, ragged"] <= 2 * headline.loops["fused float32"]
+
+
+def test_layers_cost_alike(headline: Headline) -> None:
+    deep, flat = headline.loops["fused float32, 3 layers"], headline.loops["fused float32"]
+    assert deep <= 5 / 3 * DEPTH * flat
