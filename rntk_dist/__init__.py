@@ -2,10 +2,13 @@
 
 from importlib.metadata import version
 
+from rntk_dist.failures import SchedulerLostError, StoreUnavailableError
 from rntk_dist.gram import Gram, IncompleteGramError, gram, open_gram
 from rntk_dist.kernel import RNTK
+from rntk_dist.lease import LeaseLostError, StoreBusyError
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import IdentityError
+from rntk_dist.verify import Verification, repair, verify
 
 __version__ = version("rntk_dist")
 
@@ -14,8 +17,15 @@ __all__ = [
     "Gram",
     "IdentityError",
     "IncompleteGramError",
+    "LeaseLostError",
+    "SchedulerLostError",
     "Sequences",
+    "StoreBusyError",
+    "StoreUnavailableError",
+    "Verification",
     "__version__",
     "gram",
     "open_gram",
+    "repair",
+    "verify",
 ]

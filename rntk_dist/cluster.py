@@ -35,7 +35,7 @@ _RECOUNT = 1.0
 
 
 class NoWorkersError(RuntimeError):
-    """The client's cluster has had no worker for longer than the stated wait."""
+    """The cluster has had no worker for longer than the stated wait, or none that is not paused."""
 
 
 # -- workers and crews -----------------------------------------------------------------------------
@@ -133,7 +133,8 @@ class Roster:
         self.client, self.backend = client, backend
         self.workers: dict[str, Worker] = {}
         self.crews: list[Crew] = []
-        self.asked = self.alive = -float("inf")
+        self.asked = self.asked_paused = self.alive = -float("inf")
+        self.paused_since: float | None = None
         self.seen_gpus = False
 
     def refresh(self) -> bool:
@@ -167,9 +168,26 @@ class Roster:
         """For how long there has been no worker to compute; 0 while there is one."""
         return 0.0 if self.workers_now() else time.monotonic() - self.alive
 
+    def seconds_paused(self) -> float:
+        """For how long all workers have been paused and computed nothing; 0 while one does.
+
+        To be called again and again; looks at most once a second, and sees what workers have told
+        the scheduler last.
+        """
+        now = time.monotonic()
+        if now - self.asked_paused > _RECOUNT:
+            self.asked_paused = now
+            asleep = _all_paused(self.client)
+            self.paused_since = (self.paused_since or now) if asleep else None
+        return now - self.paused_since if self.paused_since else 0.0
+
     def nobody(self, wait: float) -> NoWorkersError:
         """The error to raise after so many seconds without a worker."""
         return _no_workers(self.client, wait, on_gpu=self.backend == "cupy" and self.seen_gpus)
+
+    def asleep(self, wait: float) -> NoWorkersError:
+        """The error to raise after so many seconds with all workers paused."""
+        return _paused(self.client, wait)
 
 
 def available_workers(
@@ -195,7 +213,26 @@ def wait_for_worker(client: Client, wait: float = WAIT_FOR_WORKERS) -> None:
     try:
         client.wait_for_workers(1, timeout=wait)
     except TimeoutError as error:
+        if _all_paused(client):
+            raise _paused(client, wait) from error
         raise _no_workers(client, wait) from error
+
+
+def _all_paused(client: Client) -> bool:
+    """Whether there are workers, all are paused, and none still computes what it had begun."""
+    found = client.scheduler_info(n_workers=-1)["workers"].values()
+    return bool(found) and not any(
+        worker["status"] != "paused" or worker["metrics"].get("task_counts", {}).get("executing")
+        for worker in found
+    )
+
+
+def _paused(client: Client, wait: float) -> NoWorkersError:
+    address = client.scheduler_info()["address"]
+    return NoWorkersError(
+        f"all workers of the cluster at {address} have been paused for {wait:g} s: Dask gives a "
+        "worker nothing to do while its memory is nearly full"
+    )
 
 
 def _no_workers(client: Client, wait: float, on_gpu: bool = False) -> NoWorkersError:

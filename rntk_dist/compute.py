@@ -8,6 +8,7 @@ is resumed by the same call.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -16,9 +17,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from distributed import Client, Future, as_completed
+from distributed import CancelledError, Client, Future, KilledWorker, as_completed
 from threadpoolctl import threadpool_limits
 
 from rntk_dist.cluster import (
@@ -28,6 +30,19 @@ from rntk_dist.cluster import (
     Roster,
     available_workers,
 )
+from rntk_dist.failures import (
+    Refusal,
+    SchedulerLostError,
+    TileError,
+    check_all_stored,
+    check_writable,
+    failures,
+    in_a_line,
+    kept,
+    memory_remedy,
+    stopped,
+)
+from rntk_dist.kernel.backends import fastest_backend
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind, check_run_options
 from rntk_dist.plan import (
     Plan,
@@ -40,24 +55,32 @@ from rntk_dist.plan import (
     choose_tile,
     tile_costs,
     total_pair_steps,
+    worker_bytes,
 )
 from rntk_dist.progress import Progress
+from rntk_dist.records import Record
 from rntk_dist.sequences import Sequences
-from rntk_dist.store import GramStore, Location, Manifest, in_memory, locate, provenance, show
+from rntk_dist.store import (
+    GramStore,
+    Location,
+    Manifest,
+    in_memory,
+    locate,
+    provenance,
+    show,
+    versions,
+)
+
+_LOG = logging.getLogger(__name__)
 
 _POLL = 0.02
+
+_QUIET = 5.0
+"""Seconds without an outcome after which a run asks whether all workers are paused."""
 
 _MOST_STRANDED = 3
 """How often a tile may lose all its workers before it is taken to be what kills them; Dask allows a
 task as many, but a tile given out anew is another task to it."""
-
-
-class TileError(RuntimeError):
-    """Some tiles failed for good; the others are kept. `failed` maps each to its cause."""
-
-    def __init__(self, message: str, failed: dict[Tile, BaseException] | None = None) -> None:
-        super().__init__(message)
-        self.failed = failed or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +121,37 @@ def compute_tile(location: Location, tile: Tile, backend: Backend = "auto") -> T
     seconds = time.perf_counter() - started
     steps = total_pair_steps(work_of(store), samples_of(row, col))
     host, pid = socket.gethostname(), os.getpid()
-    return TileRecord(tile, seconds, steps, block.nbytes, host, pid, backend)
+    record = TileRecord(tile, seconds, steps, block.nbytes, host, pid, backend)
+    _write_down(store, record)
+    return record
+
+
+def _write_down(store: GramStore, done: TileRecord) -> None:
+    """Store the record of a tile beside its chunk: after it, for only what is stored has one."""
+    record = Record(
+        crc32c=store.checksum(done.tile) or "",
+        seconds=round(done.seconds, 6),
+        pair_steps=done.pair_steps,
+        host=done.host,
+        pid=done.pid,
+        backend=fastest_backend() if done.backend == "auto" else done.backend,
+        finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        versions=versions(),
+    )
+    store.write_record(done.tile, record)
+
+
+def attempt_tile(location: Location, tile: Tile, backend: Backend) -> TileRecord | Refusal:
+    """`compute_tile` as it is submitted: what is raised is tried again, what is returned is not."""
+    try:
+        return compute_tile(location, tile, backend)
+    except Exception as error:
+        refusal = Refusal.of(error, location)
+        if refusal is None:
+            what = f"tile ({tile.row}, {tile.col}) failed with {in_a_line(error)}"
+            _LOG.warning("%s; it is tried again, unless this was the last try", what)
+            raise
+        return refusal
 
 
 def _slabs(store: GramStore, tile: Tile) -> tuple[Sequences, Sequences | None]:
@@ -197,35 +250,54 @@ def fill(
     *,
     backend: Backend = "auto",
     on_progress: Callable[[Progress], None] | None = None,
+    check: Callable[[], None] | None = None,
     retries: int = 3,
     wait: float = WAIT_FOR_WORKERS,
 ) -> list[TileRecord]:
     """Compute the tiles missing from the store; returns their records in order of completion.
 
     Each crew of workers has a window of tasks in flight, which follows workers that come and go,
-    and tops it up from one queue of tiles. A task is tried again `retries` times; a tile that still
-    fails does not stop the others. A tile whose crew has gone is given to who is there.
+    and tops it up from one queue of tiles. A task is tried again `retries` times, unless its own
+    data make it fail; a tile that still fails does not stop the others. A tile whose crew has gone
+    is given to who is there; one whose workers have died is tried alone, at the end. A store that
+    is whole at the end is marked as finished. `check` is called now and then: what it raises ends
+    the run.
 
-    Raises TileError at the end if tiles failed, NoWorkersError if the cluster has no worker for
-    `wait` seconds, TileMemoryError if a worker cannot hold a tile. KeyboardInterrupt cancels what
-    is in flight. Stored tiles are kept in every case, and the same call resumes.
+    Raises TileError at the end if tiles failed, StoreUnavailableError at once if the store is full,
+    read-only or gone, SchedulerLostError if the scheduler is, NoWorkersError if for `wait` seconds
+    the cluster has no worker or all are paused, TileMemoryError if a worker cannot hold a tile.
+    KeyboardInterrupt cancels what is in flight. Stored tiles are kept in every case, and the same
+    call resumes.
     """
     missing = store.missing_tiles()
     if not missing:
         return []
-    _check_workers(store, available_workers(client, wait, backend))
-    run = _Run(store, client, backend, missing, retries, wait)
+    check_writable(store)
+    store.clean()
+    workers = available_workers(client, wait, backend)
+    _check_workers(store, workers)
+    run = _Run(store, client, backend, missing, retries, wait, _memory(store, workers))
     try:
         for _ in run.outcomes():
+            if check is not None:
+                check()
             if on_progress is not None:
                 on_progress(run.progress())
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted: {run.kept()}") from None
     finally:
         run.cancel()
+    check_all_stored(store, {record.tile for record in run.records})
     if run.failed:
-        raise TileError(f"{_failures(run.failed, len(missing))}; {run.kept()}", run.failed)
+        why = failures(run.failed, len(missing), run.memory)
+        raise TileError(f"{why}; {run.kept()}", run.failed)
+    store.finish()
     return run.records
+
+
+def _memory(store: GramStore, workers: Workers) -> str:
+    need = worker_bytes(store.plan, work_of(store), store.samples(), workers.threads)
+    return memory_remedy(need, workers.memory, store.plan.tile)
 
 
 def _check_workers(store: GramStore, workers: Workers) -> None:
@@ -259,12 +331,18 @@ class _Run:
         missing: list[Tile],
         retries: int,
         wait: float,
+        memory: str,
     ) -> None:
         self.store, self.client = store, client
         self.retries, self.wait = retries, wait
         self.pending = deque(missing)
         self.in_flight: dict[Future[Any], _Task] = {}
+        self.memory = memory
+        self.address = client.scheduler_info()["address"]
+        self.submitted: Counter[Tile] = Counter()
         self.stranded: Counter[Tile] = Counter()
+        self.suspects: deque[Tile] = deque()
+        self.alone: set[Tile] = set()
         self.records: list[TileRecord] = []
         self.pair_steps = 0
         self.failed: dict[Tile, BaseException] = {}
@@ -272,20 +350,32 @@ class _Run:
         self.n_missing = len(missing)
         self.completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
         self.roster = Roster(client, backend)
+        self.last_outcome = time.monotonic()
         costs = tile_costs(store.plan, work_of(store), store.samples(), missing)
         self.total = sum(costs.values())
 
     def outcomes(self) -> Iterator[Tile]:
         """Run to the end; yields each tile as it is stored or has failed for good."""
-        while self.pending or self.in_flight:
+        while self.pending or self.in_flight or self.suspects:
+            batch = self._await_some()
+            for future, result in batch:
+                tile = self._settle(future, result) if future in self.in_flight else None
+                if tile is not None:
+                    yield tile
+
+    def _await_some(self) -> list[tuple[Future[Any], object]]:
+        """Keep the window full; what has ended since, or nothing after a short sleep."""
+        if self.client.status != "running":
+            raise self._lost(f"the client is {self.client.status}")
+        try:
             self._top_up()
             batch = self.completed.next_batch(block=False)
             if not batch:
                 self._check_alive()
                 time.sleep(_POLL)
-            for future, result in batch:
-                if future in self.in_flight:  # else taken back, and cancelled
-                    yield self._settle(future, result)
+        except OSError as error:  # what distributed raises where the scheduler does not answer
+            raise self._lost(in_a_line(error)) from error
+        return list(batch)
 
     def _top_up(self) -> None:
         if self.roster.refresh():
@@ -295,12 +385,23 @@ class _Run:
             while self.pending and busy < crew.window:
                 self._submit(self.pending.popleft(), crew)
                 busy += 1
+        if self.suspects and not self.in_flight:
+            self._submit_alone()
+
+    def _submit_alone(self) -> None:
+        """Try a tile whose workers have died: beside it, another may have been what killed them."""
+        crew = next((crew for crew in self.roster.crews if crew.window), None)
+        if crew is not None and not self.pending:
+            tile = self.suspects.popleft()
+            self.alone.add(tile)
+            self._submit(tile, crew)
 
     def _submit(self, tile: Tile, crew: Crew) -> None:
         # A key is never used twice: what the scheduler still says of the first use would hit both.
-        again = f"-{self.stranded[tile]}" if self.stranded[tile] else ""
+        again = f"-{self.submitted[tile]}" if self.submitted[tile] else ""
+        self.submitted[tile] += 1
         future = self.client.submit(
-            compute_tile,
+            attempt_tile,
             self.store.location,
             tile,
             crew.backend,
@@ -330,26 +431,53 @@ class _Run:
             else:
                 self.pending.appendleft(tile)
 
-    def _settle(self, future: Future[Any], result: object) -> Tile:
+    def _settle(self, future: Future[Any], result: object) -> Tile | None:
+        """Note what came of a task; None if its tile is to be tried again, alone."""
         tile = self.in_flight.pop(future).tile
+        future.release()  # not only when the last trace of an error is gone that refers to it
+        self.last_outcome = time.monotonic()
         if isinstance(result, TileRecord):
             self.records.append(result)
             self.pair_steps += result.pair_steps
-        else:
-            # A failed future gives (type, exception, traceback), a cancelled one an exception.
-            cause = result[1] if isinstance(result, tuple) else result
-            self.failed[tile] = (
-                cause if isinstance(cause, BaseException) else RuntimeError(repr(cause))
-            )
+            return tile
+        cause = self._cause(result)
+        if isinstance(cause, KilledWorker) and tile not in self.alone:
+            self.suspects.append(tile)
+            return None
+        self.failed[tile] = cause
         return tile
+
+    def _cause(self, result: object) -> BaseException:
+        """Why a task failed; raises what ends the run."""
+        if isinstance(result, Refusal):
+            if result.stops_the_run:
+                raise stopped(result, self.store) from result.cause
+            return result.cause
+        # A failed future gives (type, exception, traceback), a cancelled one an exception.
+        cause = result[1] if isinstance(result, tuple) else result
+        if isinstance(cause, CancelledError):  # not by this run: it forgets what it cancels
+            raise self._lost(in_a_line(cause)) from cause
+        return cause if isinstance(cause, BaseException) else RuntimeError(repr(cause))
+
+    # -- what a run waits for ----------------------------------------------------------------------
+
+    def _lost(self, why: str) -> SchedulerLostError:
+        return SchedulerLostError(
+            f"the scheduler at {self.address} is lost, and with it all that was in flight ({why}): "
+            f"start a cluster and connect a new client; {self.kept()}"
+        )
 
     def _check_alive(self) -> None:
         if self.roster.seconds_without() > self.wait:
             raise NoWorkersError(f"{self.roster.nobody(self.wait)}; {self.kept()}")
+        # Asked only where nothing happens: the state of all workers is a large answer.
+        quiet = time.monotonic() - self.last_outcome > min(self.wait, _QUIET)
+        if quiet and self.roster.seconds_paused() > self.wait:
+            raise NoWorkersError(f"{self.roster.asleep(self.wait)}; {self.memory}; {self.kept()}")
 
     def cancel(self) -> None:
         """Cancel what is in flight; a task that already runs still stores its tile."""
-        if self.in_flight:
+        if self.in_flight and self.client.status == "running":
             self.client.cancel(list(self.in_flight))
 
     def progress(self) -> Progress:
@@ -366,17 +494,4 @@ class _Run:
 
     def kept(self) -> str:
         """What the store holds now, and how to go on."""
-        plan = self.store.plan
-        kept = plan.n_tiles - self.n_missing + len(self.records)
-        where = show(self.store.location)
-        return f"{kept} of {plan.n_tiles} tiles are kept in {where}, and the same call resumes"
-
-
-def _failures(failed: dict[Tile, BaseException], n: int, shown: int = 10) -> str:
-    """One sentence: how many tiles failed, which, and why the first did."""
-    names = ", ".join(f"({tile.row}, {tile.col})" for tile in sorted(failed)[:shown])
-    more = f" and {len(failed) - shown} more" if len(failed) > shown else ""
-    cause = next(iter(failed.values()))
-    reason = (str(cause).splitlines() or ["no message"])[0]
-    first = f"the first with {type(cause).__name__}: {reason}"
-    return f"{len(failed)} of {n} tiles failed, {names}{more}, {first}"
+        return kept(self.store, self.store.plan.n_tiles - self.n_missing + len(self.records))

@@ -7,8 +7,8 @@ stored tile it touches is read once, and a tile that has not been computed is an
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from rntk_dist.cluster import local_client
 from rntk_dist.compute import ensure_store, fill
+from rntk_dist.failures import check_writable
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
+from rntk_dist.lease import lease
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.progress import progress_report
 from rntk_dist.sequences import Sequences
@@ -48,6 +50,7 @@ def gram(
     dtype: DType = "float64",
     backend: Backend = "auto",
     progress: bool = True,
+    wait: float = 0.0,
 ) -> Gram:
     """Compute the Gram matrix of X, or of X against Y, into a store: run it, or resume it.
 
@@ -75,6 +78,8 @@ def gram(
         What computes a tile: "auto", "numpy", "numba" or "cupy".
     progress
         A bar on stderr, or lines where that is no terminal.
+    wait
+        Seconds to wait for another process that fills the same store.
 
     Raises
     ------
@@ -87,7 +92,11 @@ def gram(
     TileError
         Tiles failed; the others are kept, and the same call resumes.
     NoWorkersError
-        The client's cluster has no worker.
+        The client's cluster has no worker, or all are paused.
+    StoreBusyError, LeaseLostError
+        Another process fills the store, or took it over while this one was stopped.
+    StoreUnavailableError, SchedulerLostError
+        The store is full, read-only or gone; the scheduler is. What is stored is kept.
     """
     rows = Sequences.from_arrays(X)
     cols = None if Y is None else Sequences.from_arrays(Y)
@@ -102,11 +111,29 @@ def gram(
         backend=backend,
         client=client,
     )
-    missing = len(opened.missing_tiles())
-    if missing:
-        with progress_report(progress) as report, _client(client, missing) as workers:
-            fill(opened, workers, backend=backend, on_progress=report)
+    if opened.missing_tiles():
+        check_writable(opened)
+        with lease(opened.location, wait) as held:
+            _fill(opened, client, backend, progress, held.check)
+    elif opened.report() is None:
+        with suppress(OSError):  # a whole store that cannot be written to is whole all the same
+            opened.finish()
     return Gram(opened)
+
+
+def _fill(
+    store: GramStore,
+    client: Client | None,
+    backend: Backend,
+    progress: bool,
+    check: Callable[[], None],
+) -> None:
+    """Compute what is missing now: whoever held the store before may have gone on with it."""
+    missing = len(store.missing_tiles())
+    if not missing:
+        return
+    with progress_report(progress) as report, _client(client, missing) as workers:
+        fill(store, workers, backend=backend, on_progress=report, check=check)
 
 
 def open_gram(store: Location) -> Gram:

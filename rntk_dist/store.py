@@ -1,13 +1,16 @@
 """The Gram store: a Zarr group that holds one matrix, the sequences it belongs to, and what it is.
 
     gram            (n_rows, n_cols) array, one chunk a tile, little-endian with a crc32c checksum
+    gram/records    a small JSON file beside each chunk; readers of Zarr never look inside an array
     sequences       the samples of the rows (and of the columns, if the matrix is symmetric)
     sequences_y     the samples of the columns, only if the matrix is rectangular
-    attributes      {"rntk_dist": {"format": 1, "identity": {...}, "provenance": {...}}}
+    attributes      {"rntk_dist": {"format": 2, "identity": {...}, "identity_sha256": "...",
+                    "provenance": {...}}}, and once all tiles are there a "report"
 
 *Identity* (kernel, kind, dtype, plan, fingerprints of the sequences) decides whether two runs fill
-the same matrix; it is compared. *Provenance* (versions, time) says how the first run came about; it
-is not.
+the same matrix; it is compared, and guarded by its SHA-256. *Provenance* (versions, host, time)
+says how the first run came about; it is not compared. Format 1 had no SHA-256 and no records; such
+stores are read and resumed as they are.
 
 Invariant: a chunk that is listed is a whole tile. A tile is one chunk, written by one `set` of the
 Zarr store, which is all or nothing: object stores publish a whole object or none, and Zarr's
@@ -20,51 +23,60 @@ Knows no kernel and no Dask.
 
 from __future__ import annotations
 
+import asyncio
 import json
-import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
 from zarr.codecs import BytesCodec, Crc32cCodec
-from zarr.core.sync import collect_aiterator
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import collect_aiterator, sync
 from zarr.errors import (
     ChunkNotFoundError,
     ContainsArrayError,
     ContainsGroupError,
     GroupNotFoundError,
 )
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
+from rntk_dist.manifest import FORMAT, read_manifest
+from rntk_dist.manifest import IdentityError as IdentityError
+from rntk_dist.manifest import Kind as Kind
+from rntk_dist.manifest import Manifest as Manifest
+from rntk_dist.manifest import StoreFormatError as StoreFormatError
+from rntk_dist.manifest import provenance as provenance
+from rntk_dist.manifest import versions as versions
 from rntk_dist.plan import Plan, Samples, Tile
+from rntk_dist.records import Record, Report
 from rntk_dist.sequences import Sequences
 
-FORMAT = 1
+PARTIAL_AGE = 3600.0
+"""Seconds after its last change at which a `.partial` file has no living writer."""
+
 _NAMESPACE = "rntk_dist"
 _CHUNK_KEY = re.compile(r"gram/c/(\d+)/(\d+)")
+_RECORD_KEY = re.compile(r"gram/records/(\d+)\.(\d+)\.json")
+_PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
+_OTHER_KEYS = re.compile(
+    r"(gram/)?zarr\.json|gram/\.?lease[-.][^/]*"  # the latter says who fills the store now
+    r"|sequences(_y)?/(zarr\.json|(values|offsets|labels)/(zarr\.json|c(/\d+)*))"
+)
+_AT_ONCE = 64
+"""Small files that are read at once."""
 
 type Location = str | Path | Store
 """A local path, an fsspec URL, or a Zarr store."""
 
 type Block = NDArray[np.floating[Any]]
-
-type Kind = Literal["ntk", "nngp"]
-
-
-class IdentityError(ValueError):
-    """The store holds another matrix than was asked for; the message lists what differs."""
-
-
-class StoreFormatError(ValueError):
-    """The location holds no Gram store that this version reads; the message says what it is."""
 
 
 class MissingTileError(LookupError):
@@ -73,67 +85,6 @@ class MissingTileError(LookupError):
 
 class CorruptTileError(ValueError):
     """A stored chunk does not match its checksum; the message names the tile and the chunk."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a store holds. `provenance` takes no part in comparisons.
-
-    `kernel` is the kernel's JSON-able dict, `kind` "ntk" or "nngp", `fingerprint_y` None for a
-    symmetric matrix.
-    """
-
-    kernel: Mapping[str, Any]
-    kind: Kind
-    plan: Plan
-    fingerprint: str
-    fingerprint_y: str | None = None
-    provenance: Mapping[str, str] = field(default_factory=dict, compare=False)
-
-    @property
-    def dtype(self) -> np.dtype[np.floating[Any]]:
-        """Either float32 or float64."""
-        return np.dtype(np.float32 if self.plan.itemsize == 4 else np.float64)
-
-    def identity(self) -> dict[str, Any]:
-        """The JSON-able part that is compared."""
-        return {
-            "kernel": dict(self.kernel),
-            "kind": self.kind,
-            "dtype": self.dtype.name,
-            "plan": self.plan.to_dict(),
-            "fingerprint": self.fingerprint,
-            "fingerprint_y": self.fingerprint_y,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in the group's attributes."""
-        return {"format": FORMAT, "identity": self.identity(), "provenance": dict(self.provenance)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        """Inverse of `to_dict`."""
-        identity = data["identity"]
-        return cls(
-            kernel=identity["kernel"],
-            kind=identity["kind"],
-            plan=Plan.from_dict(identity["plan"]),
-            fingerprint=identity["fingerprint"],
-            fingerprint_y=identity["fingerprint_y"],
-            provenance=data["provenance"],
-        )
-
-
-def provenance(**extra: str) -> dict[str, str]:
-    """Versions of what computes here and the time, with `extra` (for example the backend) added."""
-    return {
-        "rntk_dist": version("rntk_dist"),
-        "numpy": np.__version__,
-        "zarr": zarr.__version__,
-        "python": platform.python_version(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **extra,
-    }
 
 
 @dataclass(frozen=True)
@@ -179,10 +130,12 @@ class GramStore:
         where = locate(location)
         mode: Any = "r+" if writable else "r"
         group = _open_group(where, mode)
-        manifest = _read_manifest(where, group)
+        manifest = read_manifest(show(where), group.attrs.asdict().get(_NAMESPACE))
         # A gap must be an error, not a block of NaN; Zarr does not store such run-time settings.
         config: Any = {"write_empty_chunks": True, "read_missing_chunks": False}
-        array = zarr.open_array(where, path="gram", mode=mode, config=config)
+        array = zarr.open_array(
+            where, path="gram", mode=mode, config=config, storage_options=_options(where)
+        )
         return cls(where, manifest, group, array)
 
     @classmethod
@@ -195,13 +148,8 @@ class GramStore:
 
     def check_identity(self, manifest: Manifest) -> None:
         """Raise IdentityError unless the store holds the matrix that `manifest` describes."""
-        stored, given = _flat(self.manifest.identity()), _flat(manifest.identity())
-        differ = [name for name in {**stored, **given} if stored.get(name) != given.get(name)]
-        if differ:
-            lines = [
-                f"  {name}: stored {stored.get(name)!r}, given {given.get(name)!r}"
-                for name in differ
-            ]
+        lines = self.manifest.differences(manifest)
+        if lines:
             head = f"{show(self.location)} holds another Gram matrix: choose another store;"
             raise IdentityError("\n".join([f"{head} these differ:", *lines]))
 
@@ -270,15 +218,120 @@ class GramStore:
 
     def stored_tiles(self) -> frozenset[Tile]:
         """The tiles whose chunks are listed in the store, by one listing."""
-        keys = collect_aiterator(self.array.store.list_prefix("gram/c/"))
-        matches = (_CHUNK_KEY.fullmatch(key) for key in keys)
-        tiles = (Tile(int(match[1]), int(match[2])) for match in matches if match)
+        keys = collect_aiterator(self._store.list_prefix("gram/c/"))
+        tiles = (_tile_in(_CHUNK_KEY, key) for key in keys)
         return frozenset(tile for tile in tiles if tile in self.plan)
 
     def missing_tiles(self) -> list[Tile]:
         """The tiles of the plan that are not stored, row by row."""
         stored = self.stored_tiles()
         return [tile for tile in self.plan.tiles() if tile not in stored]
+
+    def discard(self, tiles: Iterable[Tile]) -> None:
+        """Delete the chunks and records of tiles, and the report of the matrix they were part of.
+
+        A chunk that is not there is passed over. Raises ValueError for a tile outside the plan.
+        """
+        tiles = list(tiles)
+        for tile in tiles:
+            self._check_tile(tile)
+        self._mark(None)
+        for tile in tiles:
+            for key in (chunk_key(tile), record_key(tile)):
+                sync(self._store.delete(key))  # which is silent where there is nothing
+
+    # -- records and the report --------------------------------------------------------------------
+
+    def checksum(self, tile: Tile) -> str | None:
+        """CRC-32C, 8 hex digits, that a tile's chunk ends in, unchecked; None if not stored."""
+        end = self._get(chunk_key(tile), SuffixByteRequest(4))
+        return None if end is None else f"{int.from_bytes(end, 'little'):08x}"
+
+    def chunk_bytes(self, tile: Tile) -> int:
+        """The size of a tile's chunk as it is stored, 0 if it is not; reads it."""
+        # fsspec answers getsize from an earlier listing.
+        return len(self._get(chunk_key(tile)) or b"")
+
+    def write_record(self, tile: Tile, record: Record) -> None:
+        """Put the record of a stored tile beside it, in place of an earlier one."""
+        self._check_tile(tile)
+        value = default_buffer_prototype().buffer.from_bytes(record.to_json())
+        sync(self._store.set(record_key(tile), value))
+
+    def records(self) -> dict[Tile, Record]:
+        """The records there are; one that cannot be read is left out, as if it were lost."""
+        keys = collect_aiterator(self._store.list_prefix("gram/records/"))
+        tiles = [tile for tile in (_tile_in(_RECORD_KEY, key) for key in keys) if tile in self.plan]
+        texts = sync(_get_all(self._store, [record_key(tile) for tile in tiles]))
+        read = zip(tiles, (Record.from_json(text) for text in texts), strict=True)
+        return {tile: record for tile, record in read if record is not None}
+
+    def finish(self) -> Report | None:
+        """If all tiles are stored, mark the store complete with its report, and return that.
+
+        Again, it writes only if the report has changed. None if tiles are missing.
+        """
+        if self.missing_tiles():
+            return None
+        report = Report.of(self.plan.n_tiles, self.records().values())
+        if self.report() != report.to_dict():
+            self._mark(report)
+        return report
+
+    def report(self) -> dict[str, Any] | None:
+        """The report that `finish` stored, read anew; None as long as there is none."""
+        data: Any = _open_group(self.location, "r").attrs.asdict().get(_NAMESPACE, {})
+        report: dict[str, Any] | None = data.get("report")
+        return report
+
+    def _mark(self, report: Report | None) -> None:
+        group = _open_group(self.location, "r+")
+        data: Any = group.attrs.asdict()[_NAMESPACE]
+        rest = {name: value for name, value in data.items() if name != "report"}
+        if report is not None:
+            group.attrs[_NAMESPACE] = {**rest, "report": report.to_dict()}
+        elif "report" in data:
+            group.attrs[_NAMESPACE] = rest
+
+    # -- what lies about ---------------------------------------------------------------------------
+
+    def clean(self, older_than: float = PARTIAL_AGE) -> int:
+        """Remove what killed writers left in a local store; returns how many files.
+
+        A `.partial` file does not tell who writes it: only one that nobody has changed for
+        `older_than` seconds is taken. Object stores keep no halves of a put.
+        """
+        if not isinstance(self._store, LocalStore):
+            return 0
+        removed = 0
+        for path in self._store.root.rglob("*.partial"):
+            # Its writer may have renamed or removed it meanwhile.
+            with suppress(FileNotFoundError):
+                idle = time.time() - path.stat().st_mtime
+                if _PARTIAL.fullmatch(path.name) and idle > older_than:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def foreign_keys(self) -> list[str]:
+        """Keys that are no part of a Gram store, those of `.partial` files included, sorted."""
+        keys = collect_aiterator(self._store.list_prefix(""))
+        return sorted(key for key in keys if not self._is_own(key))
+
+    def _is_own(self, key: str) -> bool:
+        if _OTHER_KEYS.fullmatch(key):
+            return True
+        tile = _tile_in(_RECORD_KEY if key.endswith(".json") else _CHUNK_KEY, key)
+        # "00" is a number, but no chunk's.
+        return tile in self.plan and key in (chunk_key(tile), record_key(tile))
+
+    @property
+    def _store(self) -> Store:
+        return self.array.store
+
+    def _get(self, key: str, part: ByteRequest | None = None) -> bytes | None:
+        found = sync(self._store.get(key, default_buffer_prototype(), part))
+        return None if found is None else found.to_bytes()
 
     def _region(self, tile: Tile) -> tuple[slice, slice]:
         """A tile's part of the matrix: all of its chunk that lies inside, put without a read."""
@@ -332,14 +385,51 @@ def chunk_key(tile: Tile) -> str:
     return f"gram/c/{tile.row}/{tile.col}"
 
 
+def record_key(tile: Tile) -> str:
+    """The key of a tile's record inside the store."""
+    return f"gram/records/{tile.row}.{tile.col}.json"
+
+
+def _tile_in(pattern: re.Pattern[str], key: str) -> Tile:
+    """The tile that a key of this pattern belongs to; for another key one that no plan has."""
+    match = pattern.fullmatch(key)
+    return Tile(int(match[1]), int(match[2])) if match else Tile(-1, -1)
+
+
+async def _get_all(store: Store, keys: list[str]) -> list[bytes]:
+    """The values of small keys, empty for one that has gone."""
+    gate, prototype = asyncio.Semaphore(_AT_ONCE), default_buffer_prototype()
+
+    async def get(key: str) -> bytes:
+        async with gate:
+            found = await store.get(key, prototype)
+        return b"" if found is None else found.to_bytes()
+
+    return list(await asyncio.gather(*map(get, keys)))
+
+
 def _pair(tile: Tile) -> str:
     return f"({tile.row}, {tile.col})"
+
+
+def _options(where: str | Store) -> dict[str, Any] | None:
+    """How fsspec is to open a URL: it must not take what it listed before for what is there.
+
+    From its cache, s3fs says of a tile that another process has written since that it is missing.
+    """
+    if not isinstance(where, str) or "://" not in where or where.startswith(("file:", "memory:")):
+        return None  # not fsspec's: Zarr refuses options
+    return {"use_listings_cache": False}
 
 
 def _new_group(where: str | Store) -> zarr.Group:
     try:
         return zarr.open_group(
-            where, mode="w-", zarr_format=3, attributes={_NAMESPACE: {"format": FORMAT}}
+            where,
+            mode="w-",
+            zarr_format=3,
+            attributes={_NAMESPACE: {"format": FORMAT}},
+            storage_options=_options(where),
         )
     except (FileExistsError, ContainsArrayError, ContainsGroupError) as error:
         raise FileExistsError(
@@ -356,6 +446,7 @@ def _new_array(group: zarr.Group, manifest: Manifest) -> None:
         dtype=manifest.dtype,
         fill_value=float("nan"),
         filters=None,
+        dimension_names=("row", "col"),  # as in Gram.to_xarray; xarray opens no array without
         serializer=BytesCodec(endian="little"),
         compressors=(Crc32cCodec(),),
     )
@@ -363,32 +454,15 @@ def _new_array(group: zarr.Group, manifest: Manifest) -> None:
 
 def _open_group(where: str | Store, mode: Any) -> zarr.Group:
     try:
-        return zarr.open_group(where, mode=mode)
+        return zarr.open_group(where, mode=mode, storage_options=_options(where))
     except ContainsArrayError as error:
         raise StoreFormatError(
             f"{show(where)} is a Zarr array, not a Gram store: choose another store"
         ) from error
     except (GroupNotFoundError, FileNotFoundError) as error:
         raise FileNotFoundError(f"there is no Gram store at {show(where)}") from error
-
-
-def _read_manifest(where: str | Store, group: zarr.Group) -> Manifest:
-    data = group.attrs.asdict().get(_NAMESPACE)
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
-        raise StoreFormatError(
-            f"{show(where)} is a Zarr group, but not a Gram store: choose another store"
-        )
-    if data["format"] > FORMAT:
-        raise StoreFormatError(
-            f"{show(where)} has format {data['format']}, this version reads up to {FORMAT}: "
-            "upgrade rntk_dist"
-        )
-    if "identity" not in data:
-        raise StoreFormatError(
-            f"{show(where)} is a Gram store whose creation was interrupted; it holds no results: "
-            "delete it or choose another store"
-        )
-    return Manifest.from_dict(data)
+    except json.JSONDecodeError as error:
+        raise StoreFormatError(f"{show(where)}: zarr.json is damaged: {error}") from error
 
 
 def _lengths(side: zarr.Group) -> list[int]:
@@ -402,14 +476,3 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     if not isinstance(array, zarr.Array):
         raise StoreFormatError(f"{group.store_path}/{name} is not an array")
     return array
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}, with values as they come back from JSON."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = json.loads(json.dumps(value))
-    return flat

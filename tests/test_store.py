@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec
 
 from rntk_dist.plan import Plan, Samples, Tile
+from rntk_dist.records import Record, Report
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import (
     CorruptTileError,
@@ -23,6 +31,8 @@ from rntk_dist.store import (
     chunk_key,
     locate,
     provenance,
+    record_key,
+    versions,
 )
 
 KERNEL = {"depth": 1, "readout": "last", "sigma_w": 2**0.5, "bidirectional": False}
@@ -64,6 +74,40 @@ def block(store: GramStore, tile: Tile, seed: int = 0) -> np.ndarray:
 
 def chunk(store: GramStore, tile: Tile) -> Path:
     return Path(str(store.location)) / chunk_key(tile)
+
+
+def record(store: GramStore, tile: Tile, **changes: Any) -> Record:
+    fields = {
+        "crc32c": store.checksum(tile),
+        "seconds": 2.5,
+        "pair_steps": 100,
+        "host": "a",
+        "pid": 7,
+        "backend": "numba",
+        "finished": "2026-01-02T03:04:05.000+00:00",
+        "versions": {"numpy": "2.4"},
+    }
+    return Record(**{**fields, **changes})
+
+
+def filled(store: GramStore) -> GramStore:
+    for tile in store.plan.tiles():
+        store.write_tile(tile, block(store, tile))
+        store.write_record(tile, record(store, tile))
+    return store
+
+
+def attributes(store: GramStore) -> dict[str, Any]:
+    return json.loads((Path(str(store.location)) / "zarr.json").read_text())["attributes"][
+        "rntk_dist"
+    ]
+
+
+def rewrite_attributes(store: GramStore, change: Callable[[dict[str, Any]], object]) -> None:
+    path = Path(str(store.location)) / "zarr.json"
+    document = json.loads(path.read_text())
+    change(document["attributes"]["rntk_dist"])
+    path.write_text(json.dumps(document))
 
 
 # -- what is in it --------------------------------------------------------------------------------
@@ -262,8 +306,8 @@ def test_an_interrupted_creation_is_recognised(
 
 def test_a_newer_format_is_refused_with_both_versions(store: GramStore) -> None:
     data = dict(store.group.attrs["rntk_dist"])  # type: ignore[arg-type]
-    zarr.open_group(store.location, mode="r+").attrs["rntk_dist"] = {**data, "format": 2}
-    with pytest.raises(StoreFormatError, match="has format 2, this version reads up to 1: upgrade"):
+    zarr.open_group(store.location, mode="r+").attrs["rntk_dist"] = {**data, "format": 3}
+    with pytest.raises(StoreFormatError, match="has format 3, this version reads up to 2: upgrade"):
         GramStore.open(store.location)
 
 
@@ -352,3 +396,273 @@ def test_floats_of_the_kernel_survive_json_exactly(tmp_path: Path, X: Sequences)
     kernel = {**KERNEL, "sigma_b": 0.1, "sigma_u": 1 / 3, "sigma_h": 5e-324}
     store = GramStore.create(tmp_path / "g", manifest(X, kernel=kernel), X)
     GramStore.open(store.location).check_identity(manifest(X, kernel=kernel))
+
+
+# -- the identity's hash --------------------------------------------------------------------------
+
+
+def test_the_hash_is_of_canonical_json(store: GramStore) -> None:
+    text = json.dumps(store.manifest.identity(), sort_keys=True, separators=(",", ":"))
+    data = attributes(store)
+    assert data["format"] == 2
+    assert data["identity_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert data["provenance"].keys() == {*versions(), "host", "created", "backend"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["identity"]["kernel"].update(sigma_w=1.4142135623730954),
+        lambda data: data["identity"].update(kind="nngp"),
+        lambda data: data["identity"]["plan"].update(tile=5),
+        lambda data: data["identity"].update(fingerprint="0" * 64),
+        lambda data: data["identity"].update(more=1),
+        lambda data: data["identity"].pop("plan"),
+        lambda data: data.update(identity_sha256="0" * 64),
+        lambda data: data.pop("identity_sha256"),
+    ],
+    ids=["sigma_w", "kind", "tile", "fingerprint", "more", "less", "hash", "no-hash"],
+)
+def test_an_altered_manifest_is_refused(
+    store: GramStore, change: Callable[[dict[str, Any]], object]
+) -> None:
+    rewrite_attributes(store, change)
+    with pytest.raises(StoreFormatError, match="its manifest was altered or damaged: the identity"):
+        GramStore.open(store.location)
+
+
+def test_provenance_may_be_altered(store: GramStore) -> None:
+    rewrite_attributes(store, lambda data: data["provenance"].update(host="elsewhere"))
+    assert GramStore.open(store.location).manifest.provenance["host"] == "elsewhere"
+
+
+def test_cut_metadata_is_named(store: GramStore) -> None:
+    path = Path(str(store.location)) / "zarr.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(StoreFormatError, match=r"zarr\.json is damaged"):
+        GramStore.open(store.location)
+
+
+# -- format 1 -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path: Path, X: Sequences) -> GramStore:
+    """A store as format 1 was written: no hash, no records, no names of dimensions."""
+    what = manifest(X)
+    group = zarr.open_group(tmp_path / "old", mode="w-", zarr_format=3)
+    array = group.create_array(
+        "gram",
+        shape=(10, 10),
+        chunks=(4, 4),
+        dtype="f8",
+        fill_value=float("nan"),
+        filters=None,
+        serializer=BytesCodec(endian="little"),
+        compressors=(Crc32cCodec(),),
+    )
+    X.write_to(group.create_group("sequences"))
+    old = {"format": 1, "identity": what.identity(), "provenance": {"created": "2026-01-01"}}
+    group.attrs["rntk_dist"] = old
+    array[0:4, 4:8] = np.full((4, 4), 2.0)
+    return GramStore.open(tmp_path / "old", writable=True)
+
+
+def test_format_1_is_read_and_resumed(old: GramStore, X: Sequences) -> None:
+    old.check_identity(manifest(X))
+    assert old.stored_tiles() == {Tile(0, 1)}
+    assert (old.read_tile(Tile(0, 1)) == 2).all()
+    assert old.records() == {}
+    for tile in old.missing_tiles():
+        old.write_tile(tile, block(old, tile))
+        old.write_record(tile, record(old, tile))
+    report = old.finish()
+    assert report is not None
+    assert (report.tiles, report.recorded) == (6, 5)
+    # It stays what it is: its identity was never hashed.
+    assert attributes(old)["format"] == 1
+    assert "identity_sha256" not in attributes(old)
+    assert GramStore.open(old.location).report() == report.to_dict()
+
+
+def test_a_damaged_manifest_of_format_1_is_named(old: GramStore) -> None:
+    rewrite_attributes(old, lambda data: data["identity"].pop("kind"))
+    with pytest.raises(StoreFormatError, match="its manifest is damaged: 'kind'"):
+        GramStore.open(old.location)
+
+
+# -- records and the report -----------------------------------------------------------------------
+
+
+def test_records_come_back(store: GramStore) -> None:
+    tile = Tile(0, 2)
+    store.write_tile(tile, block(store, tile))
+    written = record(store, tile, attempt=2)
+    store.write_record(tile, written)
+    assert store.records() == {tile: written}
+    assert bytes.fromhex(written.crc32c)[::-1] == chunk(store, tile).read_bytes()[-4:]
+    assert store.checksum(Tile(0, 1)) is None
+    store.write_record(tile, record(store, tile, pid=8))
+    assert store.records()[tile].pid == 8
+    assert store.stored_tiles() == {tile}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", '{"crc32c": "00"}'],
+)
+def test_a_record_that_cannot_be_read_is_a_lost_one(store: GramStore, text: str) -> None:
+    filled(store)
+    (Path(str(store.location)) / record_key(Tile(0, 1))).write_text(text)
+    assert store.records().keys() == {t for t in store.plan.tiles() if t != Tile(0, 1)}
+
+
+def test_a_record_of_a_newer_version_is_read(store: GramStore) -> None:
+    filled(store)
+    path = Path(str(store.location)) / record_key(Tile(0, 1))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
+    assert store.records()[Tile(0, 1)] == record(store, Tile(0, 1))
+
+
+def test_a_finished_store_has_its_report(store: GramStore) -> None:
+    tiles = list(store.plan.tiles())
+    for tile in tiles:
+        assert store.finish() is None
+        store.write_tile(tile, block(store, tile))
+    store.write_record(tiles[0], record(store, tiles[0]))
+    other = {"host": "b", "attempt": 3, "finished": "2026-01-02T04:04:05+00:00"}
+    store.write_record(tiles[1], record(store, tiles[1], versions={"numpy": "2.5"}, **other))
+    report = store.finish()
+    assert report == Report(
+        tiles=6,
+        recorded=2,
+        pair_steps=200,
+        core_seconds=5.0,
+        retries=2,
+        hosts=("a", "b"),
+        backends=("numba",),
+        versions={"numpy": ("2.4", "2.5")},
+        started="2026-01-02T03:04:02.500+00:00",
+        finished="2026-01-02T04:04:05.000+00:00",
+    )
+    assert attributes(store)["report"] == report.to_dict() == store.report()
+    assert GramStore.open(store.location).manifest == store.manifest
+
+
+def test_finishing_again_writes_nothing(store: GramStore) -> None:
+    first = filled(store).finish()
+    before = (Path(str(store.location)) / "zarr.json").stat().st_mtime_ns
+    assert store.finish() == first
+    assert (Path(str(store.location)) / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_discarded_tiles_are_missing_and_the_report_is_gone(store: GramStore) -> None:
+    filled(store).finish()
+    gone = [Tile(0, 1), Tile(2, 2)]
+    store.discard(gone)
+    store.discard(gone)
+    assert store.missing_tiles() == gone
+    assert not store.records().keys() & set(gone)
+    assert store.report() is None
+    with pytest.raises(ValueError, match=r"tile \(1, 0\) is not in"):
+        store.discard([Tile(1, 0)])
+
+
+def test_records_work_in_any_zarr_store(X: Sequences) -> None:
+    store = filled(GramStore.create(zarr.storage.MemoryStore(), manifest(X), X))
+    assert len(store.records()) == 6
+    assert store.finish() is not None
+    assert store.clean() == 0
+    assert store.foreign_keys() == []
+    store.discard([Tile(0, 1)])
+    assert store.missing_tiles() == [Tile(0, 1)]
+
+
+# -- what lies about ------------------------------------------------------------------------------
+
+
+def leave(store: GramStore, name: str, age: float) -> Path:
+    path = Path(str(store.location)) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_leftovers_of_dead_writers_are_removed_and_nothing_else(store: GramStore) -> None:
+    mark = "0123456789abcdef" * 2
+    dead = [
+        leave(store, f"gram/c/0/1.{mark}.partial", 3700),
+        leave(store, f"gram/records/0.1.{mark}.partial", 3700),
+        leave(store, f"zarr.{mark}.partial", 3700),
+    ]
+    kept = [
+        leave(store, f"gram/c/0/2.{mark}.partial", 3500),
+        leave(store, "mine.partial", 1e6),
+        leave(store, "mine.txt", 1e6),
+    ]
+    assert store.clean() == 3
+    assert not any(path.exists() for path in dead)
+    assert all(path.exists() for path in kept)
+    assert store.clean(older_than=0) == 1
+
+
+def test_foreign_files_are_listed(store: GramStore) -> None:
+    filled(store).finish()
+    assert store.foreign_keys() == []
+    names = [
+        "gram/c/0/01",
+        "gram/c/1/0",
+        "gram/c/9/9",
+        "gram/records/1.0.json",
+        "notes.txt",
+        "sequences/values/c/0/0.partial",
+    ]
+    for name in names:
+        leave(store, name, 0)
+    assert store.foreign_keys() == names
+
+
+def test_a_copy_of_a_half_finished_store_goes_on(store: GramStore, tmp_path: Path) -> None:
+    tiles = list(store.plan.tiles())
+    for tile in tiles[:3]:
+        store.write_tile(tile, block(store, tile))
+        store.write_record(tile, record(store, tile))
+    shutil.copytree(str(store.location), tmp_path / "copy")
+    copy = GramStore.open(tmp_path / "copy", writable=True)
+    assert copy.missing_tiles() == tiles[3:]
+    assert copy.records() == store.records()
+    for tile in tiles[3:]:
+        copy.write_tile(tile, block(store, tile))
+    assert copy.finish() is not None
+    assert store.missing_tiles() == tiles[3:]
+
+
+# -- other readers --------------------------------------------------------------------------------
+
+
+def test_plain_zarr_reads_a_finished_store(store: GramStore) -> None:
+    filled(store).finish()
+    leave(store, "gram/lease-1.json", 0)
+    assert store.foreign_keys() == []
+    group = zarr.open_group(str(store.location), mode="r")
+    assert sorted(name for name, _ in group.members(max_depth=None)) == [
+        "gram",
+        "sequences",
+        "sequences/offsets",
+        "sequences/values",
+    ]
+    array = group["gram"]
+    assert np.array_equal(array[0:4, 8:10], store.read_tile(Tile(0, 2)))
+    assert np.isnan(array[4:8, 0:4]).all()
+    finished = group.attrs["rntk_dist"]["report"]["finished"]
+    assert datetime.fromisoformat(finished).utcoffset() is not None
+
+
+def test_xarray_reads_a_finished_store(store: GramStore) -> None:
+    filled(store).finish()
+    leave(store, "gram/lease-1.json", 0)
+    with xr.open_zarr(str(store.location), consolidated=False) as data:
+        assert data["gram"].dims == ("row", "col")
+        assert np.array_equal(data["gram"][0:4, 8:10], store.read_tile(Tile(0, 2)))
+        assert data.attrs["rntk_dist"]["report"]["tiles"] == 6

@@ -1,0 +1,183 @@
+"""Why a tile fails or a whole run stops, in words: what is kept, and how to go on.
+
+A failure is one of three. What the tile's own data make is the same at every try: it is reported
+with the tile, and the others go on. What the store makes (full, read-only, gone) hits all tiles
+alike: the run stops at the first. Anything else may pass, and is tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from distributed import KilledWorker
+from zarr.storage import LocalStore
+
+from rntk_dist.plan import MIB, Tile, ceil_div
+from rntk_dist.store import GramStore, Location, StoreFormatError, show
+
+_SAME_AT_EVERY_TRY = (OverflowError, ValueError, TypeError)
+
+_OF_THE_STORE = {
+    errno.ENOSPC: ("is full", "make room"),
+    errno.EDQUOT: ("is at its quota", "make room"),
+    errno.EROFS: ("is read-only", "make it writable"),
+    errno.EACCES: ("is not writable", "give this user access"),
+    errno.EPERM: ("is not writable", "give this user access"),
+}
+"""By error number: how it is with the store, and what to do."""
+
+
+class TileError(RuntimeError):
+    """Some tiles failed for good; the others are kept. `failed` maps each to its cause."""
+
+    def __init__(self, message: str, failed: dict[Tile, BaseException] | None = None) -> None:
+        super().__init__(message)
+        self.failed = failed or {}
+
+
+class StoreUnavailableError(RuntimeError):
+    """The store is full, read-only or gone: no tile can be stored, and the run has stopped."""
+
+
+class SchedulerLostError(RuntimeError):
+    """The scheduler is gone, and all it knew of the run; the store has the tiles."""
+
+
+# -- in a task -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a task returns, for Dask would try again what is raised, where that cannot help.
+
+    `host` of the worker. `lost`: it finds no store.
+    """
+
+    cause: Exception
+    host: str
+    lost: bool = False
+
+    @classmethod
+    def of(cls, error: Exception, location: Location) -> Self | None:
+        """None if trying again may help."""
+        lost = not _is_there(location)
+        final = isinstance(error, _SAME_AT_EVERY_TRY) or _errno(error) in _OF_THE_STORE
+        return cls(error, socket.gethostname(), lost) if lost or final else None
+
+    @property
+    def stops_the_run(self) -> bool:
+        """Whether all other tiles would meet the same."""
+        return self.lost or _errno(self.cause) in _OF_THE_STORE
+
+
+def _errno(error: Exception) -> int | None:
+    return error.errno if isinstance(error, OSError) else None
+
+
+def _is_there(location: Location) -> bool:
+    try:
+        return GramStore.find(location) is not None
+    except StoreFormatError:
+        return False
+    except OSError:  # a request that fails does not say that there is nothing
+        return True
+
+
+# -- of a run --------------------------------------------------------------------------------------
+
+
+def kept(store: GramStore, n: int) -> str:
+    """How to go on with a store of `n` tiles."""
+    where = show(store.location)
+    return f"{n} of {store.plan.n_tiles} tiles are kept in {where}, and the same call resumes"
+
+
+def check_writable(store: GramStore) -> None:
+    """Raise StoreUnavailableError for a folder that this process may not write; others: unknown."""
+    files = store.array.store
+    if isinstance(files, LocalStore) and not os.access(files.root / "gram", os.W_OK):
+        raise StoreUnavailableError(
+            f"{show(store.location)} is read-only for this process (its permissions or its mount): "
+            f"make it writable; nothing was computed, {kept(store, len(store.stored_tiles()))}"
+        )
+
+
+def check_all_stored(store: GramStore, computed: set[Tile]) -> None:
+    """Raise StoreUnavailableError if tiles that were stored are not there at the end."""
+    gone = computed - store.stored_tiles()
+    if gone:
+        raise StoreUnavailableError(
+            f"{len(gone)} tiles that this run has stored are gone from {show(store.location)}: "
+            f"it was removed or replaced meanwhile; {_after_loss(store)}"
+        )
+
+
+def stopped(refusal: Refusal, store: GramStore) -> StoreUnavailableError:
+    """The error of a run that the store stops."""
+    where, cause = show(store.location), in_a_line(refusal.cause)
+    seen = f"(on {refusal.host}: {cause})"
+    if refusal.lost and not _is_there(store.location):
+        return StoreUnavailableError(f"{where} is not there any more {seen}; {_after_loss(store)}")
+    stored = len(store.stored_tiles())
+    if refusal.lost:
+        return StoreUnavailableError(
+            f"{where} is not seen by a worker {seen}: every worker must reach it by this name; "
+            f"{kept(store, stored)}"
+        )
+    state, remedy = _OF_THE_STORE[_errno(refusal.cause) or 0]
+    tile, missing = store.plan.bytes_stored // store.plan.n_tiles, store.plan.n_tiles - stored
+    return StoreUnavailableError(
+        f"{where} {state} {seen}: {remedy}; a tile takes {tile} bytes, the {missing} missing ones "
+        f"{missing * tile}; {kept(store, stored)}"
+    )
+
+
+def _after_loss(store: GramStore) -> str:
+    return (
+        "bring it back, and the same call resumes with the tiles it holds, or delete what is left "
+        f"of {show(store.location)}, and the same call starts anew"
+    )
+
+
+def failures(failed: Mapping[Tile, BaseException], n: int, memory: str, shown: int = 10) -> str:
+    """One sentence: how many tiles failed, which, and why the first did.
+
+    `memory` is what to say of a worker's memory where the cause is the want of it.
+    """
+    names = ", ".join(_pair(tile) for tile in sorted(failed)[:shown])
+    more = f" and {len(failed) - shown} more" if len(failed) > shown else ""
+    tile, cause = next(iter(failed.items()))
+    why = f"the first with {_why(tile, cause, memory)}"
+    return f"{len(failed)} of {n} tiles failed, {names}{more}, {why}"
+
+
+def _why(tile: Tile, cause: BaseException, memory: str) -> str:
+    if isinstance(cause, KilledWorker):
+        times = cause.allowed_failures + 1
+        died = f"{times} workers died while they computed tile {_pair(tile)} alone"
+        return f"KilledWorker: {died}, most likely for want of memory: {memory}"
+    return f"{in_a_line(cause)}: {memory}" if isinstance(cause, MemoryError) else in_a_line(cause)
+
+
+def memory_remedy(need: int, limit: int, tile: int) -> str:
+    """The figures of a worker's memory in bytes (limit 0: none is declared), and what to do."""
+    has = f"is limited to {ceil_div(limit, MIB)} MiB" if limit else "declares no limit"
+    return (
+        f"a worker {has}, and tiles of {tile} need about {ceil_div(need, MIB)} MiB on one: give "
+        "workers more memory or fewer threads, or use a smaller tile, which needs another store"
+    )
+
+
+def in_a_line(error: BaseException) -> str:
+    """Type and first line of the message."""
+    reason = (str(error).splitlines() or ["no message"])[0]
+    return f"{type(error).__name__}: {reason}"
+
+
+def _pair(tile: Tile) -> str:
+    return f"({tile.row}, {tile.col})"

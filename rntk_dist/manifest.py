@@ -1,0 +1,169 @@
+"""What a store holds: its identity, guarded by a SHA-256, and how it came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+
+from rntk_dist.plan import Plan
+
+FORMAT = 2
+
+type Kind = Literal["ntk", "nngp"]
+
+
+class IdentityError(ValueError):
+    """The store holds another matrix than was asked for; the message lists what differs."""
+
+
+class StoreFormatError(ValueError):
+    """The location holds no Gram store that this version reads; the message says what it is."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds. `provenance` takes no part in comparisons.
+
+    `kernel` is the kernel's JSON-able dict, `kind` "ntk" or "nngp", `fingerprint_y` None for a
+    symmetric matrix.
+    """
+
+    kernel: Mapping[str, Any]
+    kind: Kind
+    plan: Plan
+    fingerprint: str
+    fingerprint_y: str | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def dtype(self) -> np.dtype[np.floating[Any]]:
+        """Either float32 or float64."""
+        return np.dtype(np.float32 if self.plan.itemsize == 4 else np.float64)
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON-able part that is compared."""
+        return {
+            "kernel": dict(self.kernel),
+            "kind": self.kind,
+            "dtype": self.dtype.name,
+            "plan": self.plan.to_dict(),
+            "fingerprint": self.fingerprint,
+            "fingerprint_y": self.fingerprint_y,
+        }
+
+    def identity_sha256(self) -> str:
+        """SHA-256, in hex, of the identity as canonical JSON."""
+        return _sha256(self.identity())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the group's attributes."""
+        return {
+            "format": FORMAT,
+            "identity": self.identity(),
+            "identity_sha256": self.identity_sha256(),
+            "provenance": dict(self.provenance),
+        }
+
+    def differences(self, other: Manifest) -> list[str]:
+        """A line for each field of the identity that `other` has otherwise."""
+        stored, given = _flat(self.identity()), _flat(other.identity())
+        return [
+            f"  {name}: stored {stored.get(name)!r}, given {given.get(name)!r}"
+            for name in {**stored, **given}
+            if stored.get(name) != given.get(name)
+        ]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
+        """Inverse of `to_dict`."""
+        identity = data["identity"]
+        return cls(
+            kernel=identity["kernel"],
+            kind=identity["kind"],
+            plan=Plan.from_dict(identity["plan"]),
+            fingerprint=identity["fingerprint"],
+            fingerprint_y=identity["fingerprint_y"],
+            provenance=data["provenance"],
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes and stores here."""
+    return {
+        "rntk_dist": version("rntk_dist"),
+        "numpy": np.__version__,
+        "zarr": zarr.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def provenance(**extra: str) -> dict[str, str]:
+    """Versions, host and time, with `extra` (for example the backend) added."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**versions(), "host": socket.gethostname(), "created": created, **extra}
+
+
+def read_manifest(where: str, data: Any) -> Manifest:
+    """The manifest in a group's attributes; `where` is the store's place, in messages.
+
+    Raises StoreFormatError for anything but a whole manifest that this version reads.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+        raise StoreFormatError(
+            f"{where} is a Zarr group, but not a Gram store: choose another store"
+        )
+    if data["format"] > FORMAT:
+        raise StoreFormatError(
+            f"{where} has format {data['format']}, this version reads up to {FORMAT}: "
+            "upgrade rntk_dist"
+        )
+    if "identity" not in data:
+        raise StoreFormatError(
+            f"{where} is a Gram store whose creation was interrupted; it holds no results: "
+            "delete it or choose another store"
+        )
+    _check_hash(where, data)
+    try:
+        return Manifest.from_dict(data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreFormatError(f"{where}: its manifest is damaged: {error}") from error
+
+
+def _check_hash(where: str, data: Mapping[str, Any]) -> None:
+    """Refuse an identity that is not the one its SHA-256 was made of; format 1 had none."""
+    stored = data.get("identity_sha256")
+    if stored is None and data["format"] == 1:
+        return
+    found = _sha256(data["identity"])
+    if found != stored:
+        raise StoreFormatError(
+            f"{where}: its manifest was altered or damaged: the identity has SHA-256 "
+            f"{found}, stored is {stored}; put zarr.json back as it was or choose another store"
+        )
+
+
+def _sha256(identity: Mapping[str, Any]) -> str:
+    """Of canonical JSON: sorted keys, no spaces, floats by the digits that give them back."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}, with values as they come back from JSON."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.loads(json.dumps(value))
+    return flat
