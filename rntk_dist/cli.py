@@ -160,10 +160,7 @@ def _print_verification(found: Verification, as_json: bool) -> None:
         typer.echo(json.dumps(found.to_dict()))
         return
     if found.problems:
-        rows = [
-            (f"({tile.row}, {tile.col})" if tile else "-", kind, detail)
-            for tile, kind, detail in found.problems
-        ]
+        rows = [(str(tile or "-"), kind, detail) for tile, kind, detail in found.problems]
         _print_table(("tile", "verdict", "detail"), rows)
     for key in found.foreign:
         typer.echo(f"not part of the store, and harmless: {key}")

@@ -148,7 +148,7 @@ def attempt_tile(location: Location, tile: Tile, backend: Backend) -> TileRecord
     except Exception as error:
         refusal = Refusal.of(error, location)
         if refusal is None:
-            what = f"tile ({tile.row}, {tile.col}) failed with {in_a_line(error)}"
+            what = f"tile {tile} failed with {in_a_line(error)}"
             _LOG.warning("%s; it is tried again, unless this was the last try", what)
             raise
         return refusal
@@ -167,7 +167,7 @@ def _named_in_tile(plan: Plan, tile: Tile) -> Iterator[None]:
         yield
     except OverflowError as error:
         starts = f"rows start at sequence {plan.rows(tile)[0]}, columns at {plan.cols(tile)[0]}"
-        raise OverflowError(f"in tile ({tile.row}, {tile.col}), whose {starts}: {error}") from error
+        raise OverflowError(f"in tile {tile}, whose {starts}: {error}") from error
 
 
 def samples_of(X: Sequences, Y: Sequences | None) -> Samples:

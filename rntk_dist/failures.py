@@ -149,7 +149,7 @@ def failures(failed: Mapping[Tile, BaseException], n: int, memory: str, shown: i
 
     `memory` is what to say of a worker's memory where the cause is the want of it.
     """
-    names = ", ".join(_pair(tile) for tile in sorted(failed)[:shown])
+    names = ", ".join(map(str, sorted(failed)[:shown]))
     more = f" and {len(failed) - shown} more" if len(failed) > shown else ""
     tile, cause = next(iter(failed.items()))
     why = f"the first with {_why(tile, cause, memory)}"
@@ -159,7 +159,7 @@ def failures(failed: Mapping[Tile, BaseException], n: int, memory: str, shown: i
 def _why(tile: Tile, cause: BaseException, memory: str) -> str:
     if isinstance(cause, KilledWorker):
         times = cause.allowed_failures + 1
-        died = f"{times} workers died while they computed tile {_pair(tile)} alone"
+        died = f"{times} workers died while they computed tile {tile} alone"
         return f"KilledWorker: {died}, most likely for want of memory: {memory}"
     return f"{in_a_line(cause)}: {memory}" if isinstance(cause, MemoryError) else in_a_line(cause)
 
@@ -177,7 +177,3 @@ def in_a_line(error: BaseException) -> str:
     """Type and first line of the message."""
     reason = (str(error).splitlines() or ["no message"])[0]
     return f"{type(error).__name__}: {reason}"
-
-
-def _pair(tile: Tile) -> str:
-    return f"({tile.row}, {tile.col})"

@@ -339,7 +339,7 @@ class Gram:
             first, total = min(gaps), self.plan.n_tiles
             raise IncompleteGramError(
                 f"{len(missing)} of {total} tiles have not been computed, here the first needed is "
-                f"({first.row}, {first.col}): run rd.gram again with the same arguments and "
+                f"{first}: run rd.gram again with the same arguments and "
                 f"store={show(self.store.location)!r} to resume"
             )
 

@@ -44,6 +44,9 @@ class Tile:
     row: int
     col: int
 
+    def __str__(self) -> str:
+        return f"({self.row}, {self.col})"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

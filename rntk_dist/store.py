@@ -205,13 +205,11 @@ class GramStore:
         try:
             block = self.array[self._region(tile)]
         except ChunkNotFoundError as error:
-            raise MissingTileError(
-                f"tile {_pair(tile)} is not stored in {show(self.location)}"
-            ) from error
+            raise MissingTileError(f"tile {tile} is not stored in {show(self.location)}") from error
         except ValueError as error:  # what Zarr's crc32c codec raises, also for a chunk cut short
             chunk = f"{show(self.location)}/{chunk_key(tile)}"
             raise CorruptTileError(
-                f"tile {_pair(tile)} is damaged: delete its chunk {chunk} and run rd.gram again "
+                f"tile {tile} is damaged: delete its chunk {chunk} and run rd.gram again "
                 f"to compute it anew ({error})"
             ) from error
         return np.asarray(block)
@@ -341,21 +339,19 @@ class GramStore:
         if tile not in self.plan:
             rows, cols = self.plan.grid
             part = "the upper triangle of " if self.plan.symmetric else ""
-            raise ValueError(f"tile {_pair(tile)} is not in {part}a grid of {rows} x {cols} tiles")
+            raise ValueError(f"tile {tile} is not in {part}a grid of {rows} x {cols} tiles")
 
     def _check_block(self, tile: Tile, block: Block) -> None:
         self._check_tile(tile)
         if block.shape != self.plan.block_shape(tile):
             raise ValueError(
-                f"tile {_pair(tile)} has shape {self.plan.block_shape(tile)}, got {block.shape}"
+                f"tile {tile} has shape {self.plan.block_shape(tile)}, got {block.shape}"
             )
         if block.dtype != self.manifest.dtype:
-            raise ValueError(
-                f"tile {_pair(tile)} is stored as {self.manifest.dtype}, got {block.dtype}"
-            )
+            raise ValueError(f"tile {tile} is stored as {self.manifest.dtype}, got {block.dtype}")
         # The extremes are finite if and only if all values are, and need no large temporary.
         if not (np.isfinite(block.min()) and np.isfinite(block.max())):
-            raise ValueError(f"tile {_pair(tile)} holds values that are not finite")
+            raise ValueError(f"tile {tile} holds values that are not finite")
 
 
 def locate(location: Location) -> str | Store:
@@ -406,10 +402,6 @@ async def _get_all(store: Store, keys: list[str]) -> list[bytes]:
         return b"" if found is None else found.to_bytes()
 
     return list(await asyncio.gather(*map(get, keys)))
-
-
-def _pair(tile: Tile) -> str:
-    return f"({tile.row}, {tile.col})"
 
 
 def _options(where: str | Store) -> dict[str, Any] | None:

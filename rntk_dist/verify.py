@@ -279,7 +279,7 @@ def _verdict(finding: _Finding, record: Record | None, holders: dict[str, Tile])
         return finding.problem
     holder = holders.get(checksum)
     if holder is not None:
-        return Problem(tile, "misplaced", f"it holds tile ({holder.row}, {holder.col})")
+        return Problem(tile, "misplaced", f"it holds tile {holder}")
     detail = f"its chunk is whole, but not the one recorded: {checksum}, not {record.crc32c}"
     return finding.problem or Problem(tile, "altered", detail)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from clusters import client_of, cluster_of
+from distributed import Client
 
 from rntk_dist import compute
 from rntk_dist.cluster import (
@@ -33,21 +34,9 @@ KERNEL = RNTK(sigma_w=1.3, sigma_b=0.1)
 TILE = 5  # 33 sequences: 7 x 7 tiles, the last row and column ragged
 
 
-def cluster_of(n_workers: int, **options: Any) -> LocalCluster:
-    return LocalCluster(
-        n_workers=n_workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=50,
-        **options,
-    )
-
-
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with cluster_of(2) as cluster, Client(cluster, set_as_default=False) as client:
+    with client_of(2) as client:
         yield client
 
 

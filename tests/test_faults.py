@@ -27,7 +27,8 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from distributed import Client, LocalCluster
+from clusters import client_of
+from distributed import Client
 
 import rntk_dist
 from rntk_dist.cluster import NoWorkersError
@@ -198,10 +199,7 @@ def scheduler() -> Iterator[Client]:
     with (
         # One more death of a worker than this, and its tiles are taken to be what kills it.
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        LocalCluster(
-            n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        client_of(0) as client,
     ):
         yield client
 
@@ -216,17 +214,7 @@ def client() -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def healthy() -> Iterator[Client]:
     """Of a cluster in which nothing fails."""
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with client_of(2) as client:
         yield client
 
 

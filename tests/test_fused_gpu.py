@@ -5,7 +5,6 @@ file again, with the environment variable set.
 """
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_cases import kernel_of, read_cases
 
 from rntk_dist import RNTK, Sequences
 from rntk_dist.kernel import fused_gpu
@@ -27,20 +27,7 @@ from rntk_dist.kernel.packed import Shape
 from rntk_dist.kernel.variances import Slab, make_slab
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "short.json").read_text())
-OPTIONS = [
-    "depth",
-    "frozen_layers",
-    "activation",
-    "readout",
-    "bidirectional",
-    "initial_state",
-    "sigma_w",
-    "sigma_u",
-    "sigma_b",
-    "sigma_h",
-    "sigma_v",
-]
+GOLDEN = read_cases("short")
 BOUNDS = {"float64": 1e-13, "float32": 1e-5}
 TINY = Block(2, 2, 2, 1)
 
@@ -116,7 +103,7 @@ class TestInTheSimulator:
     def test_golden_values(self, number: int) -> None:
         case = GOLDEN[number]
         dtype, kind = ("float64", "float32")[number % 2], ("ntk", "ntk", "nngp")[number % 3]
-        kernel = RNTK(**{name: case[name] for name in OPTIONS})
+        kernel = kernel_of(case)
         X, Y = Sequences.from_arrays(case["a"]), Sequences.from_arrays(case["b"])
         rows, columns = slab_of(kernel, X, dtype), slab_of(kernel, Y, dtype)
         values = gpu_tile_values(kernel.recursion(kind), rows, columns, block=TINY)
@@ -202,6 +189,15 @@ class TestOutsideTheSimulator:
             "sys.exit(gpu.gpu_is_seen() or set(sys.modules) != before)"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_a_gpu_without_numba_cuda_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        one_gpu = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+        monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=one_gpu))
+        monkeypatch.setattr(fused_gpu, "find_spec", lambda name: SimpleNamespace())
+        assert fused_gpu.gpu_is_seen()
+        missing = {"numba_cuda": None}
+        monkeypatch.setattr(fused_gpu, "find_spec", lambda name: missing.get(name, name))
+        assert not fused_gpu.gpu_is_seen()
 
     def test_what_is_missing_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fused_gpu, "find_spec", lambda name: None)

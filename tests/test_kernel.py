@@ -1,32 +1,18 @@
 """RNTK: golden values, invariants, and what it refuses."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from golden_cases import kernel_of, read_cases
 
 from rntk_dist import RNTK, Sequences
 
-GOLDEN = Path(__file__).parent / "golden"
-OPTIONS = [
-    "depth",
-    "frozen_layers",
-    "activation",
-    "readout",
-    "bidirectional",
-    "initial_state",
-    "sigma_w",
-    "sigma_u",
-    "sigma_b",
-    "sigma_h",
-    "sigma_v",
-]
 CASES = [
     pytest.param(case, id=f"{name}{number}")
     for name in ("short", "long")
-    for number, case in enumerate(json.loads((GOLDEN / f"{name}.json").read_text()))
+    for number, case in enumerate(read_cases(name))
 ]
 BACKENDS = ["numpy", "numba"]
 
@@ -48,7 +34,7 @@ def test_golden_values(
     case: dict[str, Any], dtype: str, bound: float, kind: str, backend: str
 ) -> None:
     """Fifty-digit values; the proportional cases too, whose corner the haversine form cures."""
-    kernel = RNTK(**{name: case[name] for name in OPTIONS})
+    kernel = kernel_of(case)
     values = kernel(case["a"], case["b"], kind=kind, dtype=dtype, backend=backend)
     assert values.dtype == dtype
     assert relative_error(values, np.array(case[kind])) < bound

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from clusters import client_of
 
 from rntk_dist.compute import ensure_store, fill
 from rntk_dist.kernel.rntk import RNTK
@@ -33,18 +33,7 @@ def test_a_worker_stays_below_what_the_plan_states(
     kernel = RNTK()
     store = ensure_store(kernel, X, None, store=tmp_path / "gram", tile=tile)
     stated = worker_bytes(store.plan, Work.of(kernel.to_dict()), store.samples())
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=stated,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with client_of(2, memory_limit=stated) as client:
         before = max(client.run(peak_bytes).values())
         fill(store, client)
         peaks = client.run(peak_bytes).values()

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from clusters import client_of
+from distributed import Client
 
 from rntk_dist import compute
 from rntk_dist.cluster import (
@@ -115,15 +116,7 @@ class Machines:
 
 @contextmanager
 def machines(stand_in: Path) -> Iterator[Machines]:
-    with (
-        LocalCluster(
-            n_workers=0,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with client_of(0) as client:
         started = Machines(client, stand_in, {})
         try:
             yield started

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import s3_servers
-from distributed import Client, LocalCluster
+from clusters import client_of
+from distributed import Client
 
 import rntk_dist as rd
 from rntk_dist.compute import ensure_store, fill
@@ -163,17 +164,7 @@ def test_more_tiles_than_a_page_of_a_listing_holds(url: str) -> None:
 @pytest.fixture
 def client(url: str) -> Iterator[Client]:
     """Two worker processes, started where the environment says where the server is."""
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with client_of(2) as client:
         yield client
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from clusters import client_of
 from distributed import Client, LocalCluster
 from zarr.storage import LocalStore, MemoryStore
 
@@ -32,18 +33,7 @@ COMMAND = Path(sys.executable).parent / "rntk-dist"
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """Workers that are threads of this process: what is tested is not theirs."""
-    with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            host="127.0.0.1",
-            protocol="tcp",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with client_of(1, threads_per_worker=2, processes=False, protocol="tcp") as client:
         yield client
 
 

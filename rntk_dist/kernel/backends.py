@@ -38,11 +38,10 @@ def tile_function(backend: str) -> TileValues:
 @cache
 def fastest_backend() -> str:
     """What "auto" is on this machine: "cupy" where CuPy sees a GPU, else "numba", else "numpy"."""
-    if find_spec("cupy") is not None:
-        from rntk_dist.kernel.fused_gpu import gpu_is_seen
+    from rntk_dist.kernel.fused_gpu import gpu_is_seen
 
-        if gpu_is_seen():
-            return "cupy"
+    if gpu_is_seen():
+        return "cupy"
     return "numpy" if find_spec("numba") is None else "numba"
 
 

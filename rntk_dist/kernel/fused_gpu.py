@@ -790,11 +790,11 @@ class _CupyDevice:
 
 
 def gpu_is_seen() -> bool:
-    """Whether CuPy is installed and sees a device; False under Numba's simulator.
+    """Whether CuPy and numba-cuda are installed and CuPy sees a device; False in the simulator.
 
-    Costs next to nothing, and loads nothing, where CuPy is not installed.
+    Costs next to nothing, and loads nothing, where one of them is not installed.
     """
-    if find_spec("cupy") is None:
+    if _missing_packages():
         return False
     try:
         import cupy
@@ -805,6 +805,10 @@ def gpu_is_seen() -> bool:
     except cupy.cuda.runtime.CUDARuntimeError:  # no driver, or no device
         return False
     return count > 0 and not simulated()
+
+
+def _missing_packages() -> list[str]:
+    return [name for name in ("cupy", "numba_cuda") if find_spec(name) is None]
 
 
 def find_device() -> Device:
@@ -820,8 +824,7 @@ def find_device() -> Device:
     if simulated():
         _load_cuda()
         return _SimulatedDevice()
-    missing = [name for name in ("cupy", "numba_cuda") if find_spec(name) is None]
-    if missing:
+    if missing := _missing_packages():
         raise ImportError(f"the GPU backend needs {' and '.join(missing)}: {INSTALL}")
     if not gpu_is_seen():
         raise RuntimeError("no GPU was seen: CuPy is installed, but finds no CUDA device or driver")
