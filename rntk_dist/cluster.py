@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 from dask.system import CPU_COUNT
@@ -127,10 +129,14 @@ def form_crews(workers: Mapping[str, Worker], backend: Backend) -> list[Crew]:
 
 
 class Roster:
-    """The cluster's workers and crews as a run goes on, looked up at most once a second."""
+    """The cluster's workers and crews as a run goes on, looked up at most once a second.
 
-    def __init__(self, client: Client, backend: Backend) -> None:
-        self.client, self.backend = client, backend
+    A scheduler that does not answer for `wait` seconds, though its connection stands, is a
+    TimeoutError.
+    """
+
+    def __init__(self, client: Client, backend: Backend, wait: float = WAIT_FOR_WORKERS) -> None:
+        self.client, self.backend, self.wait = client, backend, wait
         self.workers: dict[str, Worker] = {}
         self.crews: list[Crew] = []
         self.asked = self.asked_paused = self.alive = -float("inf")
@@ -144,7 +150,8 @@ class Roster:
             return False
         self.asked = now
         # A list of threads is small; only when it has changed are all their details asked for.
-        changed = not self.crews or self.client.nthreads().keys() != self.workers.keys()
+        threads = self.client.nthreads(callback_timeout=max(self.wait, _RECOUNT))
+        changed = not self.crews or threads.keys() != self.workers.keys()
         if changed:
             self.workers = find_workers(self.client)
             self._form_crews()
@@ -261,11 +268,29 @@ def local_client(n_tiles: int) -> Iterator[Client]:
     would run again in each of them.
     """
     _refuse_inside_spawn()
-    with (
-        _local_cluster(n_tiles) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with ExitStack() as until_done:
+        with _interrupt_later():
+            cluster = until_done.enter_context(_local_cluster(n_tiles))
+            client = until_done.enter_context(Client(cluster, set_as_default=False))
         yield client
+
+
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Hold Ctrl-C back: a cluster that is interrupted while it starts cannot be closed.
+
+    Threads and processes that are started inside never get it, so a terminal's Ctrl-C reaches this
+    process alone, and workers have nothing to say of it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which lets Ctrl-C through where it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _local_cluster(n_tiles: int) -> LocalCluster:

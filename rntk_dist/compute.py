@@ -14,9 +14,9 @@ import socket
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +30,8 @@ from rntk_dist.cluster import (
     Roster,
     available_workers,
 )
+from rntk_dist.creation import ensure_store as ensure_store
+from rntk_dist.creation import samples_of as samples_of
 from rntk_dist.failures import (
     Refusal,
     SchedulerLostError,
@@ -42,17 +44,17 @@ from rntk_dist.failures import (
     memory_remedy,
     stopped,
 )
+from rntk_dist.growth import GrowingStore, open_for
 from rntk_dist.kernel.backends import fastest_backend
-from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind, check_run_options
+from rntk_dist.kernel.rntk import RNTK, Backend
+from rntk_dist.metrics import count_failure, count_tile
 from rntk_dist.plan import (
     Plan,
-    Samples,
     Tile,
     TileMemoryError,
     Work,
     Workers,
     check_memory,
-    choose_tile,
     tile_costs,
     total_pair_steps,
     worker_bytes,
@@ -61,12 +63,9 @@ from rntk_dist.progress import Progress
 from rntk_dist.records import Record
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import (
+    Block,
     GramStore,
     Location,
-    Manifest,
-    in_memory,
-    locate,
-    provenance,
     show,
     versions,
 )
@@ -81,6 +80,9 @@ _QUIET = 5.0
 _MOST_STRANDED = 3
 """How often a tile may lose all its workers before it is taken to be what kills them; Dask allows a
 task as many, but a tile given out anew is another task to it."""
+
+MOST_DEATHS = _MOST_STRANDED + 1
+"""As many workers that drove a run died with a tile: it is not computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,30 +105,55 @@ class TileRecord:
 # -- one tile --------------------------------------------------------------------------------------
 
 
-def compute_tile(location: Location, tile: Tile, backend: Backend = "auto") -> TileRecord:
+def compute_tile(
+    location: Location,
+    tile: Tile,
+    backend: Backend = "auto",
+    identity: str | None = None,
+    attempt: int = 1,
+) -> TileRecord:
     """Compute one tile and store it: the task. Running it twice leaves the same bytes.
 
     All it needs is in the store; it reads the two slabs of the tile and no other sequences.
+    `identity` is the SHA-256 of the matrix it belongs to, by default the store's present one.
+
+    Raises IdentityError if the store holds another matrix by now.
     """
     started = time.perf_counter()
-    store = GramStore.open(location, writable=True)
-    row, col = _slabs(store, tile)
-    kernel = RNTK.from_dict(dict(store.manifest.kernel))
+    store = open_for(location, identity) if identity else GramStore.open(location, writable=True)
+    compare = _Comparison(store, backend)
     # A worker process has one core: BLAS threads on top of it would only get into each other's way.
     with threadpool_limits(1), _named_in_tile(store.plan, tile):
-        block = kernel(
-            row, col, kind=store.manifest.kind, dtype=store.manifest.dtype, backend=backend
-        )
+        block = _values(store, tile, compare)
     store.write_tile(tile, block)
     seconds = time.perf_counter() - started
-    steps = total_pair_steps(work_of(store), samples_of(row, col))
     host, pid = socket.gethostname(), os.getpid()
-    record = TileRecord(tile, seconds, steps, block.nbytes, host, pid, backend)
-    _write_down(store, record)
+    record = TileRecord(tile, seconds, compare.pair_steps, block.nbytes, host, pid, backend)
+    _write_down(store, record, attempt)
     return record
 
 
-def _write_down(store: GramStore, done: TileRecord) -> None:
+def _values(store: GramStore, tile: Tile, compare: _Comparison) -> Block:
+    if isinstance(store, GrowingStore) and store.is_extended(tile):
+        return store.extended(tile, compare)
+    return compare(*_slabs(store, tile))
+
+
+class _Comparison:
+    """The store's kernel of one slab with another, or with itself; counts the pair-steps."""
+
+    def __init__(self, store: GramStore, backend: Backend) -> None:
+        self.manifest, self.backend, self.work = store.manifest, backend, work_of(store)
+        self.kernel = RNTK.from_dict(dict(store.manifest.kernel))
+        self.pair_steps = 0
+
+    def __call__(self, X: Sequences, Y: Sequences | None) -> Block:
+        self.pair_steps += total_pair_steps(self.work, samples_of(X, Y))
+        kind, dtype = self.manifest.kind, self.manifest.dtype
+        return self.kernel(X, Y, kind=kind, dtype=dtype, backend=self.backend)
+
+
+def _write_down(store: GramStore, done: TileRecord, attempt: int) -> None:
     """Store the record of a tile beside its chunk: after it, for only what is stored has one."""
     record = Record(
         crc32c=store.checksum(done.tile) or "",
@@ -134,24 +161,43 @@ def _write_down(store: GramStore, done: TileRecord) -> None:
         pair_steps=done.pair_steps,
         host=done.host,
         pid=done.pid,
-        backend=fastest_backend() if done.backend == "auto" else done.backend,
+        backend=_used(done.backend),
         finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
         versions=versions(),
+        attempt=attempt,
+        identity=store.manifest.identity_sha256(),
     )
     store.write_record(done.tile, record)
 
 
-def attempt_tile(location: Location, tile: Tile, backend: Backend) -> TileRecord | Refusal:
-    """`compute_tile` as it is submitted: what is raised is tried again, what is returned is not."""
+def attempt_tile(
+    location: Location, tile: Tile, backend: Backend, identity: str, attempt: int, job: str
+) -> TileRecord | Refusal:
+    """`compute_tile` as it is submitted: what is raised is tried again, what is returned is not.
+
+    Logs what came of it, with `job`, `tile` and figures as fields for structured logs, and counts
+    it for Prometheus.
+    """
+    facts = {"job": job, "tile": [tile.row, tile.col], "attempt": attempt}
     try:
-        return compute_tile(location, tile, backend)
+        record = compute_tile(location, tile, backend, identity, attempt)
     except Exception as error:
+        count_failure(_used(backend))
         refusal = Refusal.of(error, location)
         if refusal is None:
-            what = f"tile {tile} failed with {in_a_line(error)}"
-            _LOG.warning("%s; it is tried again, unless this was the last try", what)
+            why = in_a_line(error)
+            _LOG.warning("tile %s failed with %s, at try %d", tile, why, attempt, extra=facts)
             raise
         return refusal
+    facts |= {"seconds": record.seconds, "pair_steps": record.pair_steps}
+    _LOG.info("tile %s is stored after %.3g s", tile, record.seconds, extra=facts)
+    count_tile(_used(backend), record.pair_steps, record.seconds, record.nbytes, attempt)
+    return record
+
+
+def _used(backend: Backend) -> str:
+    """What computes here where a task is told `backend`."""
+    return fastest_backend() if backend == "auto" else backend
 
 
 def _slabs(store: GramStore, tile: Tile) -> tuple[Sequences, Sequences | None]:
@@ -170,78 +216,57 @@ def _named_in_tile(plan: Plan, tile: Tile) -> Iterator[None]:
         raise OverflowError(f"in tile {tile}, whose {starts}: {error}") from error
 
 
-def samples_of(X: Sequences, Y: Sequences | None) -> Samples:
-    """What a plan needs to know of the sequences of the rows and, unless symmetric, the columns."""
-    return Samples(X.lengths.tolist(), None if Y is None else Y.lengths.tolist(), X.n_features)
-
-
 def work_of(store: GramStore) -> Work:
     """What the store's kernel does with a pair of sequences."""
     return Work.of(store.manifest.kernel)
 
 
-# -- the store of a run ----------------------------------------------------------------------------
-
-
-def ensure_store(
-    kernel: RNTK,
-    X: Sequences,
-    Y: Sequences | None,
-    *,
-    store: Location,
-    kind: Kind = "ntk",
-    tile: int | None = None,
-    dtype: DType = "float64",
-    backend: Backend = "auto",
-    client: Client | None = None,
-) -> GramStore:
-    """Create the store for this matrix, or open it if it is there and holds the same matrix.
-
-    `tile` None takes the stored tile, or chooses one for the client's workers (the local machine's
-    without a client).
-
-    Raises IdentityError if the store holds another matrix, TileMemoryError if a worker cannot hold
-    a tile, ValueError for a store that workers cannot see.
-    """
-    where = locate(store)
-    if in_memory(where):
-        raise ValueError(
-            f"{show(where)} is in this process's memory, unseen by workers: give a path or a URL"
-        )
-    itemsize = check_run_options(kind, dtype, backend).itemsize
-    kernel.check_sequences(X, Y)
-    samples = samples_of(X, Y)
-    existing = GramStore.find(where, writable=True)
-    if existing is None:
-        work = Work.of(kernel.to_dict())
-        plan = _new_plan(work, samples, tile, itemsize, available_workers(client, backend=backend))
-    else:
-        plan = samples.plan(existing.plan.tile if tile is None else tile, itemsize)
-    manifest = Manifest(
-        kernel=kernel.to_dict(),
-        kind=kind,
-        plan=plan,
-        fingerprint=X.fingerprint,
-        fingerprint_y=None if Y is None else Y.fingerprint,
-        provenance=provenance(backend=backend),
-    )
-    if existing is None:
-        return GramStore.create(where, manifest, X, Y)
-    existing.check_identity(manifest)
-    return existing
-
-
-def _new_plan(
-    work: Work, samples: Samples, tile: int | None, itemsize: int, workers: Workers
-) -> Plan:
-    if tile is None:
-        tile = choose_tile(work, samples, workers, itemsize=itemsize)
-    plan = samples.plan(tile, itemsize)
-    check_memory(plan, work, samples, workers)
-    return plan
-
-
 # -- the window ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """From where a run is driven, and how its tasks are submitted.
+
+    `name` begins the keys of the tasks, `priority` is Dask's: higher goes first. `worker` is the
+    address of the worker that the run is driven from, if it is one, and `deaths` says how many
+    workers that did so before died with a tile: such a tile is computed after the others, after a
+    second death alone and elsewhere if it can be, and not any more after `MOST_DEATHS`.
+    """
+
+    name: str = ""
+    priority: int = 0
+    worker: str = ""
+    deaths: Mapping[Tile, int] = field(default_factory=dict)
+
+    def in_turn(self, missing: list[Tile]) -> list[Tile]:
+        """The tiles to compute beside others, in this order."""
+        return sorted((t for t in missing if self._died(t) < 2), key=self._died)
+
+    def alone(self, missing: list[Tile]) -> list[Tile]:
+        """The tiles to compute alone."""
+        return [tile for tile in missing if 2 <= self._died(tile) < MOST_DEATHS]
+
+    def given_up(self, missing: list[Tile], why: str) -> dict[Tile, BaseException]:
+        """The tiles not to compute, each with the error to report; `why` they may have failed."""
+        return {
+            tile: RuntimeError(
+                f"{self._died(tile)} workers died while they computed it, most likely for want of "
+                f"memory: {why}"
+            )
+            for tile in missing
+            if self._died(tile) >= MOST_DEATHS
+        }
+
+    def elsewhere(self, crew: Crew) -> Crew:
+        """The crew without the worker that drives the run, if that leaves any."""
+        others = {at: worker for at, worker in crew.workers.items() if at != self.worker}
+        if crew.on_gpu or not others or len(others) == len(crew.workers):
+            return crew
+        return replace(crew, workers=others, apart=True)
+
+    def _died(self, tile: Tile) -> int:
+        return self.deaths.get(tile, 0)
 
 
 def fill(
@@ -253,15 +278,16 @@ def fill(
     check: Callable[[], None] | None = None,
     retries: int = 3,
     wait: float = WAIT_FOR_WORKERS,
+    drive: Drive | None = None,
 ) -> list[TileRecord]:
     """Compute the tiles missing from the store; returns their records in order of completion.
 
     Each crew of workers has a window of tasks in flight, which follows workers that come and go,
-    and tops it up from one queue of tiles. A task is tried again `retries` times, unless its own
+    and tops it up from one queue of tiles. A tile is tried again `retries` times, unless its own
     data make it fail; a tile that still fails does not stop the others. A tile whose crew has gone
     is given to who is there; one whose workers have died is tried alone, at the end. A store that
-    is whole at the end is marked as finished. `check` is called now and then: what it raises ends
-    the run.
+    is whole at the end is marked as finished. `check` is called some fifty times a second: what it
+    raises ends the run. `drive` says where the run itself takes place, if that is on a worker.
 
     Raises TileError at the end if tiles failed, StoreUnavailableError at once if the store is full,
     read-only or gone, SchedulerLostError if the scheduler is, NoWorkersError if for `wait` seconds
@@ -276,12 +302,14 @@ def fill(
     store.clean()
     workers = available_workers(client, wait, backend)
     _check_workers(store, workers)
-    run = _Run(store, client, backend, missing, retries, wait, _memory(store, workers))
+    run = _Run(
+        store, client, backend, missing, retries, wait, _memory(store, workers), drive or Drive()
+    )
     try:
-        for _ in run.outcomes():
+        for tile in run.outcomes():
             if check is not None:
                 check()
-            if on_progress is not None:
+            if tile is not None and on_progress is not None:
                 on_progress(run.progress())
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted: {run.kept()}") from None
@@ -298,6 +326,16 @@ def fill(
 def _memory(store: GramStore, workers: Workers) -> str:
     need = worker_bytes(store.plan, work_of(store), store.samples(), workers.threads)
     return memory_remedy(need, workers.memory, store.plan.tile)
+
+
+def _pair_steps(store: GramStore, tiles: list[Tile]) -> int:
+    """Of all these tiles; of one that is extended, only what is added to it."""
+    work = work_of(store)
+    steps = sum(tile_costs(store.plan, work, store.samples(), tiles).values())
+    if isinstance(store, GrowingStore):
+        old, stored = store.base, filter(store.is_extended, tiles)
+        steps -= sum(tile_costs(old.plan, work, old.samples(), stored).values())
+    return steps
 
 
 def _check_workers(store: GramStore, workers: Workers) -> None:
@@ -332,32 +370,40 @@ class _Run:
         retries: int,
         wait: float,
         memory: str,
+        drive: Drive,
     ) -> None:
         self.store, self.client = store, client
         self.retries, self.wait = retries, wait
-        self.pending = deque(missing)
+        self.drive = drive
+        self.pending = deque(drive.in_turn(missing))
         self.in_flight: dict[Future[Any], _Task] = {}
         self.memory = memory
         self.address = client.scheduler_info()["address"]
+        self.identity = store.manifest.identity_sha256()
         self.submitted: Counter[Tile] = Counter()
         self.stranded: Counter[Tile] = Counter()
-        self.suspects: deque[Tile] = deque()
+        self.raised: Counter[Tile] = Counter()
+        self.suspects = deque(drive.alone(missing))
         self.alone: set[Tile] = set()
         self.records: list[TileRecord] = []
+        self.by_worker: Counter[str] = Counter()
         self.pair_steps = 0
-        self.failed: dict[Tile, BaseException] = {}
-        self.job = uuid.uuid4().hex[:8]
+        self.failed = drive.given_up(missing, memory)
+        self.job = drive.name or uuid.uuid4().hex[:8]
         self.n_missing = len(missing)
         self.completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
-        self.roster = Roster(client, backend)
+        self.roster = Roster(client, backend, wait)
         self.last_outcome = time.monotonic()
-        costs = tile_costs(store.plan, work_of(store), store.samples(), missing)
-        self.total = sum(costs.values())
+        self.total = _pair_steps(store, missing)
 
-    def outcomes(self) -> Iterator[Tile]:
-        """Run to the end; yields each tile as it is stored or has failed for good."""
+    def outcomes(self) -> Iterator[Tile | None]:
+        """Run to the end; yields each tile as it is stored or has failed for good, and often None.
+
+        The None is for who has to look at other things meanwhile.
+        """
         while self.pending or self.in_flight or self.suspects:
             batch = self._await_some()
+            yield None
             for future, result in batch:
                 tile = self._settle(future, result) if future in self.in_flight else None
                 if tile is not None:
@@ -394,7 +440,7 @@ class _Run:
         if crew is not None and not self.pending:
             tile = self.suspects.popleft()
             self.alone.add(tile)
-            self._submit(tile, crew)
+            self._submit(tile, self.drive.elsewhere(crew))
 
     def _submit(self, tile: Tile, crew: Crew) -> None:
         # A key is never used twice: what the scheduler still says of the first use would hit both.
@@ -405,9 +451,12 @@ class _Run:
             self.store.location,
             tile,
             crew.backend,
+            self.identity,
+            self.submitted[tile],
+            self.job,
             key=f"rntk-tile-{self.job}-{tile.row}-{tile.col}{again}",
             pure=False,
-            retries=self.retries,
+            priority=self.drive.priority,
             **crew.restrictions(),
         )
         self.in_flight[future] = _Task(tile, crew)
@@ -429,23 +478,34 @@ class _Run:
                 times = self.stranded[tile]
                 self.failed[tile] = RuntimeError(f"all its workers went away, {times} times")
             else:
-                self.pending.appendleft(tile)
+                (self.suspects if tile in self.alone else self.pending).appendleft(tile)
 
     def _settle(self, future: Future[Any], result: object) -> Tile | None:
-        """Note what came of a task; None if its tile is to be tried again, alone."""
+        """Note what came of a task; None if its tile is to be tried again."""
         tile = self.in_flight.pop(future).tile
         future.release()  # not only when the last trace of an error is gone that refers to it
         self.last_outcome = time.monotonic()
         if isinstance(result, TileRecord):
             self.records.append(result)
+            self.by_worker[f"{result.host}:{result.pid}"] += 1
             self.pair_steps += result.pair_steps
             return tile
         cause = self._cause(result)
-        if isinstance(cause, KilledWorker) and tile not in self.alone:
-            self.suspects.append(tile)
+        if self._is_tried_again(tile, cause, refused=isinstance(result, Refusal)):
             return None
         self.failed[tile] = cause
         return tile
+
+    def _is_tried_again(self, tile: Tile, cause: BaseException, *, refused: bool) -> bool:
+        """Put a tile back that may succeed another time; one that killed its workers alone."""
+        if isinstance(cause, KilledWorker):
+            again, queue = tile not in self.alone, self.suspects
+        else:
+            again, queue = not refused and self.raised[tile] < self.retries, self.pending
+            self.raised[tile] += 1
+        if again:
+            queue.append(tile)
+        return again
 
     def _cause(self, result: object) -> BaseException:
         """Why a task failed; raises what ends the run."""
@@ -490,6 +550,10 @@ class _Run:
             pair_steps_total=self.total,
             failed=len(self.failed),
             in_flight=len(self.in_flight),
+            retries=sum(n - 1 for n in self.submitted.values()),
+            workers=self.roster.workers_now(),
+            causes=self.failed,
+            by_worker=self.by_worker,
         )
 
     def kept(self) -> str:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 from distributed import KilledWorker
+from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from rntk_dist.plan import MIB, Tile, ceil_div
-from rntk_dist.store import GramStore, Location, StoreFormatError, show
+from rntk_dist.store import GramStore, IdentityError, Location, StoreFormatError, show
 
 _SAME_AT_EVERY_TRY = (OverflowError, ValueError, TypeError)
 
@@ -72,7 +74,12 @@ class Refusal:
     @property
     def stops_the_run(self) -> bool:
         """Whether all other tiles would meet the same."""
-        return self.lost or _errno(self.cause) in _OF_THE_STORE
+        return self.lost or self.replaced or _errno(self.cause) in _OF_THE_STORE
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the store holds another matrix by now."""
+        return isinstance(self.cause, IdentityError)
 
 
 def _errno(error: Exception) -> int | None:
@@ -107,6 +114,23 @@ def check_writable(store: GramStore) -> None:
         )
 
 
+@contextmanager
+def refused(location: str | Store) -> Iterator[None]:
+    """Say in a StoreUnavailableError why a store can neither be created nor taken hold of."""
+    try:
+        yield
+    except OSError as error:
+        # Object stores say that access is denied without a number.
+        code = errno.EACCES if isinstance(error, PermissionError) else error.errno
+        if code not in _OF_THE_STORE:
+            raise
+        state, remedy = _OF_THE_STORE[code]
+        raise StoreUnavailableError(
+            f"{show(location)} {state} ({in_a_line(error)}): {remedy}; nothing was computed, and "
+            "then the same call begins anew"
+        ) from error
+
+
 def check_all_stored(store: GramStore, computed: set[Tile]) -> None:
     """Raise StoreUnavailableError if tiles that were stored are not there at the end."""
     gone = computed - store.stored_tiles()
@@ -123,6 +147,11 @@ def stopped(refusal: Refusal, store: GramStore) -> StoreUnavailableError:
     seen = f"(on {refusal.host}: {cause})"
     if refusal.lost and not _is_there(store.location):
         return StoreUnavailableError(f"{where} is not there any more {seen}; {_after_loss(store)}")
+    if refusal.replaced:
+        return StoreUnavailableError(
+            f"{where} holds another matrix than at the start of this run {seen}: choose another "
+            "store; nothing was written into that one"
+        )
     stored = len(store.stored_tiles())
     if refusal.lost:
         return StoreUnavailableError(

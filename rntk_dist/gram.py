@@ -13,22 +13,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 from distributed import Client
 from numpy.typing import ArrayLike, NDArray
 
 from rntk_dist.cluster import local_client
-from rntk_dist.compute import ensure_store, fill
+from rntk_dist.compute import fill
+from rntk_dist.creation import Wanted, owned
 from rntk_dist.failures import check_writable
+from rntk_dist.gram_view import gram_html
+from rntk_dist.growth import begin
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
 from rntk_dist.lease import lease
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.progress import progress_report
 from rntk_dist.sequences import Sequences
-from rntk_dist.store import Block, GramStore, Location, show
+from rntk_dist.store import Block, GramStore, Location, locate, show
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 type Index = int | slice | ArrayLike
@@ -94,26 +97,16 @@ def gram(
     NoWorkersError
         The client's cluster has no worker, or all are paused.
     StoreBusyError, LeaseLostError
-        Another process fills the store, or took it over while this one was stopped.
+        Another process creates or fills the store, or took it over while this one was stopped.
     StoreUnavailableError, SchedulerLostError
         The store is full, read-only or gone; the scheduler is. What is stored is kept.
     """
     rows = Sequences.from_arrays(X)
     cols = None if Y is None else Sequences.from_arrays(Y)
-    opened = ensure_store(
-        kernel,
-        rows,
-        cols,
-        store=store,
-        kind=kind,
-        tile=tile,
-        dtype=dtype,
-        backend=backend,
-        client=client,
-    )
-    if opened.missing_tiles():
-        check_writable(opened)
-        with lease(opened.location, wait) as held:
+    wanted = Wanted(locate(store), kernel, rows, cols, kind, tile, dtype, backend)
+    opened = wanted.find()
+    if opened is None or opened.missing_tiles():
+        with owned(wanted, client, wait) as (opened, held):
             _fill(opened, client, backend, progress, held.check)
     elif opened.report() is None:
         with suppress(OSError):  # a whole store that cannot be written to is whole all the same
@@ -155,7 +148,7 @@ def _client(client: Client | None, n_tiles: int) -> Iterator[Client]:
 
 
 class Gram:
-    """A read view of a stored Gram matrix of shape (n, n), or (n, m) if rectangular.
+    """A view of a stored Gram matrix of shape (n, n), or (n, m) if rectangular.
 
     Each axis is indexed on its own, as with `numpy.ix_`: by an int, a slice, integers or a mask, so
     `gram[[0, 5], [1, 2, 3]]` is a (2, 3) part. `np.asarray(gram)` is the whole, `gram @ V` streams
@@ -233,6 +226,9 @@ class Gram:
         tiles = f"{stored}/{plan.n_tiles} tiles of {plan.tile}"
         return f"Gram({what}, {tiles}, store={show(self.store.location)!r})"
 
+    def _repr_html_(self) -> str:
+        return gram_html(self.store)
+
     # -- reading ----------------------------------------------------------------------------------
 
     def __getitem__(self, key: Index | tuple[Index, ...]) -> Any:
@@ -277,11 +273,14 @@ class Gram:
 
         A block opens the store from its location, so it can be computed on any worker.
         """
+        import dask.array as da  # here, for it takes pandas and xarray along: most of a second
+
         self._require(self.plan.tiles())
         rows, cols = self.plan.grid
         blocks: da.Array = da.map_blocks(
             _read_block,
             self.store.location,
+            self.plan,
             chunks=(self._extents(rows, 0), self._extents(cols, 1)),
             dtype=self.dtype,
             meta=np.empty((0, 0), self.dtype),
@@ -301,6 +300,53 @@ class Gram:
         manifest = self.store.manifest
         attrs = {**manifest.kernel, "kind": self.kind, "fingerprint": manifest.fingerprint}
         return xr.DataArray(self.to_dask(), dims=("row", "col"), name=self.kind, attrs=attrs)
+
+    # -- growing ----------------------------------------------------------------------------------
+
+    def append(
+        self,
+        X: Any = None,
+        *,
+        client: Client | None = None,
+        backend: Backend = "auto",
+        progress: bool = True,
+        wait: float = 0.0,
+    ) -> Gram:
+        """Extend a finished symmetric matrix (n, n) by m sequences to (n + m, n + m), in its store.
+
+        Only what is new is computed, at the ragged edge, too. The old matrix stays readable until
+        the new one is whole; this view goes on showing the old one, the returned one is the new.
+
+        Where this is interrupted, the same call goes on, and so does one without sequences. To
+        append the sequences that the matrix ends in already does nothing.
+
+        Parameters
+        ----------
+        X
+            New sequences, or what `Sequences.from_arrays` takes, of the stored ones' features;
+            labelled if those are. None goes on with an interrupted call.
+        client, backend, progress, wait
+            As for `rd.gram`.
+
+        Raises
+        ------
+        ValueError
+            The matrix is rectangular or unfinished, or the sequences cannot stand beside it.
+        IdentityError
+            An interrupted call has appended other sequences.
+        Exception
+            As `rd.gram`, where tiles, workers, the store or its owner are the reason.
+        """
+        fresh = None if X is None else Sequences.from_arrays(X)
+        if fresh is not None:
+            self.kernel.check_sequences(fresh, None)
+        check_writable(self.store)
+        with lease(self.store.location, wait) as held:
+            growing = begin(GramStore.open(self.store.location, writable=True), fresh)
+            if growing is not None:
+                _fill(growing, client, backend, progress, held.check)
+                growing.finish()
+        return open_gram(self.store.location)
 
     # -- how --------------------------------------------------------------------------------------
 
@@ -415,11 +461,12 @@ def _by_tile(
     return needs
 
 
-def _read_block(location: Location, block_id: tuple[int, int]) -> Block:
+def _read_block(location: Location, plan: Plan, block_id: tuple[int, int]) -> Block:
     """One block of `Gram.to_dask`; `block_id` is its row and column block."""
     row, col = block_id
-    store = GramStore.open(location)
-    if store.plan.symmetric and row > col:
-        # A mirrored view is not contiguous, which many a consumer of a block would copy anyway.
-        return np.ascontiguousarray(store.read_tile(Tile(col, row)).T)
-    return store.read_tile(Tile(row, col))
+    mirrored = plan.symmetric and row > col
+    tile = Tile(col, row) if mirrored else Tile(row, col)
+    n_rows, n_cols = plan.block_shape(tile)  # the store may have grown since
+    block = GramStore.open(location).read_tile(tile)[:n_rows, :n_cols]
+    # A mirrored view is not contiguous, which many a consumer of a block would copy anyway.
+    return np.ascontiguousarray(block.T) if mirrored else block

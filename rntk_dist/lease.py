@@ -36,7 +36,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +70,8 @@ class LeaseLostError(RuntimeError):
 class Owner:
     """Who holds a store; `since` and `renewed` are UTC by the owner's clock, `ttl` in seconds.
 
-    `machine` and `birth` tell, on the same machine, whether the process still runs.
+    `machine` and `birth` tell, on the same machine, whether the process still runs. `job` is the
+    id of what it does, if that goes on in another process when this one ends.
     """
 
     id: str
@@ -82,14 +83,14 @@ class Owner:
     renewed: str
     ttl: float
     released: bool = False
+    job: str = ""
 
     @classmethod
-    def here(cls, ttl: float) -> Owner:
+    def here(cls, ttl: float, job: str = "") -> Owner:
         """The process that asks, as from now."""
         now, pid = _now().isoformat(timespec="seconds"), os.getpid()
-        return cls(
-            uuid.uuid4().hex, socket.gethostname(), pid, _machine(), _birth(pid), now, now, ttl
-        )
+        host, birth = socket.gethostname(), _birth(pid)
+        return cls(uuid.uuid4().hex, host, pid, _machine(), birth, now, now, ttl, job=job)
 
     def encode(self) -> bytes:
         """As it stands in the store."""
@@ -127,6 +128,10 @@ class Owner:
         if self.machine != _machine():
             return False
         return not psutil.pid_exists(self.pid) or _birth(self.pid) not in (self.birth, "")
+
+    def is_followed_by(self, other: Owner) -> bool:
+        """True if the other goes on with this one's job."""
+        return bool(self.job) and self.job == other.job
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
@@ -198,18 +203,21 @@ def _acquire(slot: Slot, me: Owner, wait: float, where: str) -> Seen:
     """
     deadline = time.monotonic() + wait
     while True:
-        free = _wait_until_free(slot, deadline, where)
+        free = _wait_until_free(slot, me, deadline, where)
         taken = slot.take(me.renewed_now().encode(), free)
         if taken is not None:
             return taken
 
 
-def _wait_until_free(slot: Slot, deadline: float, where: str) -> Seen | None:
-    """The record that may be replaced: none, a released one, or a stale one."""
+def _wait_until_free(slot: Slot, me: Owner, deadline: float, where: str) -> Seen | None:
+    """The record that may be replaced: none, a released one, one's own job's, or a stale one."""
     watch, told = _Watch(), False
     while (seen := slot.read()) is not None:
         owner = watch.look(seen)
         if owner.released:
+            break
+        if owner.is_followed_by(me):
+            _log.warning("%s: going on with job %s of %s", where, me.job, owner)
             break
         if watch.is_stale(owner):
             _log.warning("%s: taking over from %s, which has gone", where, owner)
@@ -298,8 +306,10 @@ class _Renewer(threading.Thread):
 
 
 @contextmanager
-def lease(location: Location, wait: float = 0.0, ttl: float = TTL) -> Iterator[Lease]:
-    """Hold a store that exists: nobody else gets its lease meanwhile.
+def lease(
+    location: Location, wait: float = 0.0, ttl: float = TTL, *, job: str = "", new: bool = False
+) -> Iterator[Lease]:
+    """Hold a store: nobody else gets its lease meanwhile.
 
     Parameters
     ----------
@@ -311,6 +321,13 @@ def lease(location: Location, wait: float = 0.0, ttl: float = TTL) -> Iterator[L
         its ttl is refused at once; one that looks abandoned is watched for one ttl all the same.
     ttl
         Seconds without renewal after which others may take the lease over.
+    job
+        Id of a job of which one process at a time runs, as somebody else sees to: the next takes
+        the lease over from the one before at once. Both may run for a moment, if that was wrong;
+        tiles that both write are the same bytes.
+    new
+        The store may not be there yet: the folder of a local one is made, and removed again if the
+        lease cannot be had.
 
     Yields
     ------
@@ -322,7 +339,8 @@ def lease(location: Location, wait: float = 0.0, ttl: float = TTL) -> Iterator[L
     StoreBusyError
         Another process holds the store; the message says who and since when.
     OSError
-        The storage cannot be read or written, FileNotFoundError if a local store is not there.
+        The storage cannot be read or written, FileNotFoundError if a local store is not there and
+        not `new`.
     ValueError
         `wait` is negative or `ttl` not positive.
     ImportError
@@ -331,7 +349,7 @@ def lease(location: Location, wait: float = 0.0, ttl: float = TTL) -> Iterator[L
     if wait < 0 or not ttl > 0:
         raise ValueError(f"wait must be >= 0 and ttl > 0, got wait={wait:g}, ttl={ttl:g}")
     where = locate(location)
-    renewer = _take(where, wait, ttl)
+    renewer = _take(where, Owner.here(ttl, job), wait, new)
     if renewer is None:
         yield Lease(show(where), None)
         return
@@ -342,13 +360,19 @@ def lease(location: Location, wait: float = 0.0, ttl: float = TTL) -> Iterator[L
         renewer.release()
 
 
-def _take(where: str | Store, wait: float, ttl: float) -> _Renewer | None:
+def has_lease(location: Location) -> bool:
+    """Whether the location can have a lease, as far as its name tells. ImportError as `lease`."""
+    where = locate(location)
+    return isinstance(where, str) and slot_of(where) is not None
+
+
+def _take(where: str | Store, owner: Owner, wait: float, new: bool) -> _Renewer | None:
     slot = slot_of(where) if isinstance(where, str) else None
     if slot is None:
         return None
-    owner = Owner.here(ttl)
     try:
-        mine = _acquire(slot, owner, wait, show(where))
+        with slot.prepared() if new else nullcontext():
+            mine = _acquire(slot, owner, wait, show(where))
     except NoCompareAndSwapError as error:
         _log.warning("%s can have no lease, nobody is kept from filling it: %s", show(where), error)
         return None

@@ -130,7 +130,8 @@ def read_manifest(where: str, data: Any) -> Manifest:
     if "identity" not in data:
         raise StoreFormatError(
             f"{where} is a Gram store whose creation was interrupted; it holds no results: "
-            "delete it or choose another store"
+            "rd.gram creates it anew where one process can hold it (a local path, s3://), else "
+            "delete it"
         )
     _check_hash(where, data)
     try:

@@ -19,7 +19,8 @@ class Record:
     """One computed tile.
 
     `crc32c` of the chunk as it is stored, 8 hex digits; `seconds` of wall time on one thread;
-    `finished` in UTC; `attempt` counts from 1, None where nobody knows it.
+    `finished` in UTC; `attempt` counts from 1; `identity` is the SHA-256 of the matrix it was
+    computed for. The last two are None in records of older versions.
     """
 
     crc32c: str
@@ -31,6 +32,7 @@ class Record:
     finished: str
     versions: Mapping[str, str]
     attempt: int | None = None
+    identity: str | None = None
 
     def to_json(self) -> bytes:
         """As it is stored; `Record.from_json` is the inverse."""

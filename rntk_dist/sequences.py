@@ -20,12 +20,16 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from rntk_dist.sequences_view import sequences_html
+
 type Floats = npt.NDArray[np.floating[Any]]
 type Ints = npt.NDArray[np.int64]
 type AnyArray = npt.NDArray[Any]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _CHUNK_BYTES = 2**20
+_DIMENSIONS = {"values": ("step", "feature"), "offsets": ("boundary",), "labels": ("sequence",)}
+"""Names in a store: xarray opens no array without."""
 
 
 class SequenceError(ValueError):
@@ -199,7 +203,27 @@ class Sequences:
                 compressors=[ZstdCodec(level=0), Crc32cCodec()],
                 # Zarr fills what is missing, by default with zeros, which nobody would notice.
                 fill_value={"values": np.nan, "offsets": -1}.get(name),
+                dimension_names=_DIMENSIONS[name],
             )
+
+    def append_to(self, group: zarr.Group, n: int) -> None:
+        """Write these behind the first n sequences that `write_to` stored, in place of any others.
+
+        The first n can be read at every moment.  Raises ValueError for differing feature counts,
+        for labels on one side only, and for values or labels that the stored dtype cannot hold.
+        """
+        labels = _member(group, "labels") if "labels" in group else None
+        if labels is not None and self.labels is None:
+            raise ValueError("the stored sequences have labels, the new ones none: give them some")
+        values, offsets = _member(group, "values"), _member(group, "offsets")
+        if self.n_features != values.shape[1]:
+            found = f"the new sequences have {self.n_features} features, the stored ones"
+            raise ValueError(f"{found} {values.shape[1]}: append sequences of the same features")
+        end = int(np.asarray(offsets[n]))
+        _put_behind(values, end, self.values, "values")
+        if labels is not None and self.labels is not None:
+            _put_behind(labels, n, self.labels, "labels")
+        _put_behind(offsets, n + 1, end + self.offsets[1:], "offsets")
 
     @classmethod
     def from_group(cls, group: zarr.Group) -> Sequences:
@@ -239,6 +263,9 @@ class Sequences:
         length = str(low) if low == high else f"{low}..{high}"
         shape = f"n={len(self)}, length={length}, features={self.n_features}"
         return f"Sequences({shape}, {self.values.dtype})"
+
+    def _repr_html_(self) -> str:
+        return sequences_html(list(self), self.labels, self.nbytes)
 
     @cached_property
     def lengths(self) -> Ints:
@@ -695,6 +722,26 @@ def _read_zarr(place: str) -> Sequences:
         return Sequences.from_nan_padded(node[...])
     inner = node.get("sequences")
     return Sequences.from_group(inner if isinstance(inner, zarr.Group) else node)
+
+
+def _put_behind(array: zarr.Array[Any], end: int, new: AnyArray, name: str) -> None:
+    """Make `new` what follows the first `end` rows of a stored array."""
+    cast = _cast(new, array.dtype)
+    if not np.array_equal(cast, new):
+        raise ValueError(
+            f"the stored {name} are {array.dtype}, which cannot hold the new ones ({new.dtype}) as "
+            f"they are: round them with astype({str(array.dtype)!r}) first, or use another store"
+        )
+    array.resize((end + len(cast), *array.shape[1:]))
+    array[end:] = cast
+
+
+def _cast(new: AnyArray, dtype: Any) -> AnyArray:
+    """As another dtype, rounded or cut where that cannot hold it; empty if it never can."""
+    try:
+        return new.astype(dtype)
+    except ValueError:  # words to numbers
+        return new[:0]
 
 
 def _member(group: zarr.Group, name: str) -> zarr.Array[Any]:

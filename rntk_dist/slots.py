@@ -6,12 +6,13 @@ out: of any number of processes that have seen the same record, one succeeds in 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,6 +51,9 @@ class Seen:
 
 class Slot(Protocol):
     """The place of one record. All methods raise OSError if the storage refuses or is not there."""
+
+    def prepared(self) -> AbstractContextManager[None]:
+        """Where there is no store yet: make the place, and unmake it if the block fails."""
 
     def read(self) -> Seen | None:
         """The record, None if there has never been one."""
@@ -99,6 +103,19 @@ class Folder:
 
     path: Path
 
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Make the folder and those above it; remove again those that stay empty."""
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:
+            for path in missing:
+                with suppress(OSError):
+                    path.rmdir()
+            raise
+
     def read(self) -> Seen | None:
         """The record with the highest number."""
         while number := self._highest():
@@ -119,9 +136,23 @@ class Folder:
     def renew(self, content: bytes, mine: Seen) -> Seen | None:
         """Replace the file of one's own number, which nobody else writes."""
         number = int(mine.tag)
-        with self._written(number, content) as temporary:
-            temporary.replace(self._file(number))
+        try:
+            with self._written(number, content) as temporary:
+                temporary.replace(self._file(number))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._overwrite(number, content)
         return Seen(content, mine.tag) if self._is_highest(number) else None
+
+    def _overwrite(self, number: int, content: bytes) -> None:
+        """As a full disk lets one: a lease must not stay taken for want of room to give it back.
+
+        For a moment half a record may be seen: that of an unknown owner, at whom one looks again.
+        """
+        with suppress(FileNotFoundError), self._file(number).open("r+b") as file:  # a successor's
+            file.write(content)
+            file.truncate()
 
     def _file(self, number: int) -> Path:
         return self.path / f"lease-{number}.json"
@@ -192,6 +223,10 @@ class Bucket:
 
     store: S3Store
     key: str = f"{_FOLDER}/lease.json"
+
+    def prepared(self) -> AbstractContextManager[None]:
+        """Nothing: an object needs no folder."""
+        return nullcontext()
 
     def read(self) -> Seen | None:
         """The object and its ETag."""

@@ -5,7 +5,8 @@
     sequences       the samples of the rows (and of the columns, if the matrix is symmetric)
     sequences_y     the samples of the columns, only if the matrix is rectangular
     attributes      {"rntk_dist": {"format": 2, "identity": {...}, "identity_sha256": "...",
-                    "provenance": {...}}}, and once all tiles are there a "report"
+                    "provenance": {...}}}, and once all tiles are there a "report"; while it is
+                    extended, in "growing" the same of the larger matrix (see growth)
 
 *Identity* (kernel, kind, dtype, plan, fingerprints of the sequences) decides whether two runs fill
 the same matrix; it is compared, and guarded by its SHA-256. *Provenance* (versions, host, time)
@@ -13,9 +14,9 @@ says how the first run came about; it is not compared. Format 1 had no SHA-256 a
 stores are read and resumed as they are.
 
 Invariant: a chunk that is listed is a whole tile. A tile is one chunk, written by one `set` of the
-Zarr store, which is all or nothing: object stores publish a whole object or none, and Zarr's
-LocalStore writes a `.partial` file and renames it. A writer killed at any moment leaves at most a
-`.partial` file, which no listing takes for a tile. What a power cut or a bad disk does to a chunk
+Zarr store, which is all or nothing: object stores publish a whole object or none, and FolderStore
+writes a `.partial` file, brings it to the disk, and renames it. A writer killed at any moment
+leaves at most a `.partial` file, which no listing takes for a tile. What a bad disk does to a chunk
 is found by its checksum on reading.
 
 Knows no kernel and no Dask.
@@ -27,7 +28,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,9 @@ from zarr.errors import (
     ContainsGroupError,
     GroupNotFoundError,
 )
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
+from rntk_dist.folder_store import FolderStore, folder_of
 from rntk_dist.manifest import FORMAT, read_manifest
 from rntk_dist.manifest import IdentityError as IdentityError
 from rntk_dist.manifest import Kind as Kind
@@ -68,7 +70,12 @@ _RECORD_KEY = re.compile(r"gram/records/(\d+)\.(\d+)\.json")
 _PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
 _OTHER_KEYS = re.compile(
     r"(gram/)?zarr\.json|gram/\.?lease[-.][^/]*"  # the latter says who fills the store now
+    r"|gram/(job|cancel)\.json"
     r"|sequences(_y)?/(zarr\.json|(values|offsets|labels)/(zarr\.json|c(/\d+)*))"
+)
+_LEASE_KEY = re.compile(r"gram/\.?lease[-.][^/]*")
+_CREATION_PARTIAL = re.compile(
+    r"((gram|sequences(_y)?(/(values|offsets|labels)(/c(/\d+)*)?)?)/)?[^/]*\.[0-9a-f]{32}\.partial"
 )
 _AT_ONCE = 64
 """Small files that are read at once."""
@@ -95,6 +102,8 @@ class GramStore:
     manifest: Manifest
     group: zarr.Group
     array: zarr.Array[Any]
+    growing: Manifest | None = None
+    """Of the larger matrix that this one is being extended to."""
 
     @property
     def plan(self) -> Plan:
@@ -109,7 +118,8 @@ class GramStore:
     ) -> GramStore:
         """Make an empty Gram store, with its manifest last: without it, creation was interrupted.
 
-        Raises FileExistsError if the location holds anything; nothing is ever overwritten.
+        Raises FileExistsError if the location holds anything but the lease of who creates; nothing
+        is ever overwritten.
         """
         where = locate(location)
         group = _new_group(where)
@@ -130,13 +140,13 @@ class GramStore:
         where = locate(location)
         mode: Any = "r+" if writable else "r"
         group = _open_group(where, mode)
-        manifest = read_manifest(show(where), group.attrs.asdict().get(_NAMESPACE))
+        data: Any = group.attrs.asdict().get(_NAMESPACE)
+        manifest = read_manifest(show(where), data)
+        growing = read_manifest(show(where), data["growing"]) if "growing" in data else None
         # A gap must be an error, not a block of NaN; Zarr does not store such run-time settings.
         config: Any = {"write_empty_chunks": True, "read_missing_chunks": False}
-        array = zarr.open_array(
-            where, path="gram", mode=mode, config=config, storage_options=_options(where)
-        )
-        return cls(where, manifest, group, array)
+        array = zarr.open_array(group.store, path="gram", mode=mode, config=config)
+        return cls(where, manifest, group, array, growing)
 
     @classmethod
     def find(cls, location: Location, *, writable: bool = False) -> GramStore | None:
@@ -146,32 +156,81 @@ class GramStore:
         except FileNotFoundError:
             return None
 
+    @staticmethod
+    def is_interrupted(location: Location) -> bool:
+        """True if a creation has begun at the location and has not come to its end.
+
+        It holds no results; whether it goes on in another process, only the lease can tell.
+        """
+        try:
+            data: Any = _open_group(locate(location), "r").attrs.asdict().get(_NAMESPACE)
+        except (FileNotFoundError, StoreFormatError):
+            return False
+        if not isinstance(data, dict) or data.get("format") not in range(1, FORMAT + 1):
+            return False
+        return "identity" not in data
+
+    @staticmethod
+    def check_free(location: Location) -> None:
+        """Raise FileExistsError unless a store may be created there; writes nothing.
+
+        What an interrupted creation has left is not in the way.
+        """
+        where = locate(location)
+        if GramStore.is_interrupted(where):
+            _created_parts(where)
+        elif isinstance(where, str):
+            _refuse_occupied(where, _zarr_store(where, read_only=True))
+
+    @staticmethod
+    def clear_interrupted(location: Location) -> None:
+        """Remove what an interrupted creation has left, but for the lease; for its owner alone.
+
+        Raises FileExistsError, and removes nothing, if anything else lies there.
+        """
+        where = locate(location)
+        store = _zarr_store(where, read_only=False)
+        # The root's zarr.json last: it tells whose the others are.
+        for key in sorted(_created_parts(where), key=lambda key: key == "zarr.json"):
+            sync(store.delete(key))
+
     def check_identity(self, manifest: Manifest) -> None:
         """Raise IdentityError unless the store holds the matrix that `manifest` describes."""
         lines = self.manifest.differences(manifest)
         if lines:
+            if self.growing == manifest:
+                raise IdentityError(
+                    f"{show(self.location)} is being extended to this matrix, and that was "
+                    "interrupted: open_gram(store).append() finishes it"
+                )
             head = f"{show(self.location)} holds another Gram matrix: choose another store;"
             raise IdentityError("\n".join([f"{head} these differ:", *lines]))
 
     # -- sequences ---------------------------------------------------------------------------------
 
-    def sequences(self) -> Sequences:
-        """The samples of the rows, read whole."""
-        return Sequences.from_group(self._side("sequences"))
+    # What is stored behind the samples of the plan is of a matrix that this one grows into.
+
+    def sequences(self, start: int = 0, stop: int | None = None) -> Sequences:
+        """The samples of the rows start .. stop - 1, by default all."""
+        stop = self.plan.n_rows if stop is None else stop
+        return Sequences.read_slab(self._side("sequences"), start, stop)
 
     def sequences_y(self) -> Sequences | None:
         """The samples of the columns of a rectangular matrix; None for a symmetric one."""
-        return None if self.plan.symmetric else Sequences.from_group(self._side("sequences_y"))
+        if self.plan.symmetric:
+            return None
+        return Sequences.read_slab(self._side("sequences_y"), 0, self.plan.n_cols)
 
     def samples(self) -> Samples:
         """Lengths and features of the sequences; reads no values."""
-        rows = self._side("sequences")
-        cols = None if self.plan.symmetric else _lengths(self._side("sequences_y"))
-        return Samples(_lengths(rows), cols, int(_array(rows, "values").shape[1]))
+        rows, n_cols = self._side("sequences"), self.plan.n_cols
+        cols = None if self.plan.symmetric else _lengths(self._side("sequences_y"), n_cols)
+        n_features = int(_array(rows, "values").shape[1])
+        return Samples(_lengths(rows, self.plan.n_rows), cols, n_features)
 
     def row_slab(self, tile: Tile) -> Sequences:
         """The samples of a tile's rows; reads no others."""
-        return Sequences.read_slab(self._side("sequences"), *self.plan.rows(tile))
+        return self.sequences(*self.plan.rows(tile))
 
     def col_slab(self, tile: Tile) -> Sequences:
         """The samples of a tile's columns; reads no others."""
@@ -190,9 +249,11 @@ class GramStore:
         """Store the values of one tile, all or nothing; twice leaves the same bytes.
 
         Raises ValueError for a tile outside the plan, a wrong shape or dtype, or values that are
-        not finite.
+        not finite; IdentityError if the store has grown since it was opened.
         """
         self._check_block(tile, block)
+        if block.shape != self.plan.chunk_shape:
+            self._check_not_outgrown(tile)
         self.array[self._region(tile)] = block
 
     def read_tile(self, tile: Tile) -> Block:
@@ -207,10 +268,9 @@ class GramStore:
         except ChunkNotFoundError as error:
             raise MissingTileError(f"tile {tile} is not stored in {show(self.location)}") from error
         except ValueError as error:  # what Zarr's crc32c codec raises, also for a chunk cut short
-            chunk = f"{show(self.location)}/{chunk_key(tile)}"
             raise CorruptTileError(
-                f"tile {tile} is damaged: delete its chunk {chunk} and run rd.gram again "
-                f"to compute it anew ({error})"
+                f"tile {tile} is damaged: `rntk-dist repair {show(self.location)}` computes its "
+                f"chunk {chunk_key(tile)} anew ({error})"
             ) from error
         return np.asarray(block)
 
@@ -243,7 +303,8 @@ class GramStore:
     def checksum(self, tile: Tile) -> str | None:
         """CRC-32C, 8 hex digits, that a tile's chunk ends in, unchecked; None if not stored."""
         end = self._get(chunk_key(tile), SuffixByteRequest(4))
-        return None if end is None else f"{int.from_bytes(end, 'little'):08x}"
+        # Some servers send the whole chunk in place of a part.
+        return None if end is None else f"{int.from_bytes(end[-4:], 'little'):08x}"
 
     def chunk_bytes(self, tile: Tile) -> int:
         """The size of a tile's chunk as it is stored, 0 if it is not; reads it."""
@@ -256,10 +317,15 @@ class GramStore:
         value = default_buffer_prototype().buffer.from_bytes(record.to_json())
         sync(self._store.set(record_key(tile), value))
 
-    def records(self) -> dict[Tile, Record]:
-        """The records there are; one that cannot be read is left out, as if it were lost."""
+    def drop_record(self, tile: Tile) -> None:
+        """Delete the record of a tile; one that is not there is passed over."""
+        sync(self._store.delete(record_key(tile)))
+
+    def records(self, only: Container[Tile] | None = None) -> dict[Tile, Record]:
+        """The records there are, by default of all tiles; one that cannot be read is left out."""
+        among = self.plan if only is None else only
         keys = collect_aiterator(self._store.list_prefix("gram/records/"))
-        tiles = [tile for tile in (_tile_in(_RECORD_KEY, key) for key in keys) if tile in self.plan]
+        tiles = [tile for tile in (_tile_in(_RECORD_KEY, key) for key in keys) if tile in among]
         texts = sync(_get_all(self._store, [record_key(tile) for tile in tiles]))
         read = zip(tiles, (Record.from_json(text) for text in texts), strict=True)
         return {tile: record for tile, record in read if record is not None}
@@ -291,6 +357,34 @@ class GramStore:
         elif "report" in data:
             group.attrs[_NAMESPACE] = rest
 
+    # -- growth ------------------------------------------------------------------------------------
+
+    def announce(self, X: Sequences, manifest: Manifest) -> None:
+        """Store new sequences behind the rows' and say that the matrix grows by them.
+
+        Raises ValueError for sequences that cannot stand beside the stored ones.
+        """
+        X.append_to(self._side("sequences"), self.plan.n_rows)
+        group = _open_group(self.location, "r+")
+        data: Any = group.attrs.asdict()[_NAMESPACE]
+        group.attrs[_NAMESPACE] = {**data, "growing": manifest.to_dict()}
+
+    def publish(self, report: Report) -> None:
+        """Make this the store's matrix, by one write; all its tiles are stored."""
+        # Readers go by the manifest: until it is replaced they see the former matrix in the array.
+        array = zarr.open_array(self.group.store, path="gram", mode="r+")
+        array.resize(self.plan.shape)
+        group = _open_group(self.location, "r+")
+        group.attrs[_NAMESPACE] = {**self.manifest.to_dict(), "report": report.to_dict()}
+
+    def _check_not_outgrown(self, tile: Tile) -> None:
+        """A late task must not write an edge tile that has been extended since."""
+        now = GramStore.open(self.location)
+        if self.manifest not in (now.manifest, now.growing):
+            raise IdentityError(
+                f"{show(self.location)} has grown since tile {tile} was begun: it is not stored"
+            )
+
     # -- what lies about ---------------------------------------------------------------------------
 
     def clean(self, older_than: float = PARTIAL_AGE) -> int:
@@ -320,8 +414,9 @@ class GramStore:
         if _OTHER_KEYS.fullmatch(key):
             return True
         tile = _tile_in(_RECORD_KEY if key.endswith(".json") else _CHUNK_KEY, key)
+        planned = tile in (self.growing or self.manifest).plan
         # "00" is a number, but no chunk's.
-        return tile in self.plan and key in (chunk_key(tile), record_key(tile))
+        return planned and key in (chunk_key(tile), record_key(tile))
 
     @property
     def _store(self) -> Store:
@@ -404,30 +499,66 @@ async def _get_all(store: Store, keys: list[str]) -> list[bytes]:
     return list(await asyncio.gather(*map(get, keys)))
 
 
-def _options(where: str | Store) -> dict[str, Any] | None:
-    """How fsspec is to open a URL: it must not take what it listed before for what is there.
-
-    From its cache, s3fs says of a tile that another process has written since that it is missing.
-    """
-    if not isinstance(where, str) or "://" not in where or where.startswith(("file:", "memory:")):
-        return None  # not fsspec's: Zarr refuses options
-    return {"use_listings_cache": False}
+def _zarr_store(where: str | Store, *, read_only: bool) -> Store:
+    """What Zarr reads and writes the location through; a folder need not be there yet."""
+    if isinstance(where, Store):
+        return where
+    folder = folder_of(where)
+    if folder is not None:
+        return FolderStore(folder, read_only=read_only)
+    # From a cache of what it listed before, s3fs says of a tile that another process has written
+    # since that it is missing.
+    options = None if where.startswith("memory:") else {"use_listings_cache": False}
+    return FsspecStore.from_url(where, storage_options=options, read_only=read_only)
 
 
 def _new_group(where: str | Store) -> zarr.Group:
+    first: dict[str, Any] = {_NAMESPACE: {"format": FORMAT}}
     try:
-        return zarr.open_group(
-            where,
-            mode="w-",
-            zarr_format=3,
-            attributes={_NAMESPACE: {"format": FORMAT}},
-            storage_options=_options(where),
-        )
-    except (FileExistsError, ContainsArrayError, ContainsGroupError) as error:
-        raise FileExistsError(
-            f"{show(where)} holds something that is not a Gram store and is left as it is: "
-            "choose another store"
-        ) from error
+        if isinstance(where, Store):
+            return zarr.open_group(where, mode="w-", zarr_format=3, attributes=first)
+        store = _zarr_store(where, read_only=False)
+        _refuse_occupied(where, store)
+        if isinstance(store, FolderStore):
+            store.root.mkdir(parents=True, exist_ok=True)
+        return zarr.create_group(store, zarr_format=3, attributes=first)
+    except (ContainsArrayError, ContainsGroupError, FileExistsError) as error:
+        raise _occupied(where) from error
+
+
+def _refuse_occupied(where: str, store: Store) -> None:
+    """Zarr's own mode "w-" would take the lease of who creates for something foreign."""
+    in_the_way = isinstance(store, FolderStore) and store.root.exists() and not store.root.is_dir()
+    if in_the_way or not sync(_all_left_before(store)):
+        raise _occupied(where)
+
+
+async def _all_left_before(store: Store) -> bool:
+    """Whether there is nothing, or what a creation leaves that was killed before it wrote."""
+    async for key in store.list_prefix(""):
+        if not _LEASE_KEY.fullmatch(key) and not re.fullmatch(r"zarr\.\w{32}\.partial", key):
+            return False
+    return True
+
+
+def _created_parts(where: str | Store) -> list[str]:
+    """The keys of an interrupted creation; FileExistsError if there are others."""
+    keys: Any = collect_aiterator(_zarr_store(where, read_only=True).list_prefix(""))
+    parts = [key for key in keys if not _LEASE_KEY.fullmatch(key)]
+    for key in parts:
+        if not (_OTHER_KEYS.fullmatch(key) or _CREATION_PARTIAL.fullmatch(key)):
+            raise FileExistsError(
+                f"{show(where)} is a Gram store whose creation was interrupted, but holds {key}, "
+                "too, and is left as it is: choose another store, or delete this one"
+            )
+    return parts
+
+
+def _occupied(where: str | Store) -> FileExistsError:
+    return FileExistsError(
+        f"{show(where)} holds something that is not a Gram store and is left as it is: "
+        "choose another store"
+    )
 
 
 def _new_array(group: zarr.Group, manifest: Manifest) -> None:
@@ -446,20 +577,20 @@ def _new_array(group: zarr.Group, manifest: Manifest) -> None:
 
 def _open_group(where: str | Store, mode: Any) -> zarr.Group:
     try:
-        return zarr.open_group(where, mode=mode, storage_options=_options(where))
+        return zarr.open_group(_zarr_store(where, read_only=mode == "r"), mode=mode)
     except ContainsArrayError as error:
         raise StoreFormatError(
             f"{show(where)} is a Zarr array, not a Gram store: choose another store"
         ) from error
-    except (GroupNotFoundError, FileNotFoundError) as error:
+    except (GroupNotFoundError, FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"there is no Gram store at {show(where)}") from error
     except json.JSONDecodeError as error:
         raise StoreFormatError(f"{show(where)}: zarr.json is damaged: {error}") from error
 
 
-def _lengths(side: zarr.Group) -> list[int]:
-    """Lengths of the packed sequences."""
-    lengths: list[int] = np.diff(np.asarray(_array(side, "offsets")[:])).tolist()
+def _lengths(side: zarr.Group, n: int) -> list[int]:
+    """Lengths of the first n packed sequences."""
+    lengths: list[int] = np.diff(np.asarray(_array(side, "offsets")[: n + 1])).tolist()
     return lengths
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rntk_dist.cluster import (
     local_workers,
 )
 from rntk_dist.compute import TileError, compute_tile, ensure_store, fill
+from rntk_dist.failures import StoreUnavailableError
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import MIB, Tile, TileMemoryError, Work, tile_costs
 from rntk_dist.progress import Progress, progress_report
@@ -380,3 +382,14 @@ def test_sequences_that_the_kernel_cannot_compare_create_no_store(tmp_path: Path
     with pytest.raises(ValueError, match="X has 1 features a step and Y has 2"):
         ensure_store(RNTK(), one, two, store=where)
     assert not where.exists()
+
+
+def test_another_matrix_at_the_stores_place_is_not_written_into(
+    client: Client, X: Sequences, tmp_path: Path
+) -> None:
+    store = ensure_store(KERNEL, X, None, store=tmp_path / "gram", tile=8)
+    shutil.rmtree(tmp_path / "gram")
+    other = ensure_store(RNTK(sigma_w=0.7), X, None, store=tmp_path / "gram", tile=8)
+    with pytest.raises(StoreUnavailableError, match=r"holds another matrix .*choose another store"):
+        fill(store, client, backend="numpy")
+    assert not other.stored_tiles()

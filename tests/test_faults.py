@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
@@ -29,6 +29,7 @@ import psutil
 import pytest
 from clusters import client_of
 from distributed import Client
+from zarr.storage import LocalStore
 
 import rntk_dist
 from rntk_dist.cluster import NoWorkersError
@@ -41,6 +42,7 @@ from rntk_dist.failures import (
     stopped,
 )
 from rntk_dist.kernel.rntk import RNTK
+from rntk_dist.lease import StoreBusyError
 from rntk_dist.plan import Tile
 from rntk_dist.progress import Progress
 from rntk_dist.sequences import Sequences
@@ -95,13 +97,24 @@ def on_request(verb, act):
         if real is not None:
             setattr(LocalStore, name, requested)
 
-def fail_every(n, verb):
+VERBS = ("get", "set", "exists", "delete", "getsize", "list_dir", "list_prefix")
+
+def on_listing(act):
+    real = os.scandir  # FolderStore lists by itself
+    def listed(path="."):
+        if str(path).startswith(str(HERE.parent / "gram")):
+            act(None, str(path))
+        return real(path)
+    os.scandir = listed
+
+def fail_when(when, *verbs):
     seen = []
-    def count(store, key):
-        seen.append(key)
-        if len(seen) % n == 0:
-            raise OSError(errno.EIO, f"the {verb} fails", key)
-    on_request(verb, count)
+    for verb in verbs:
+        def count(store, key, verb=verb):
+            seen.append(key)
+            if when(len(seen)):
+                raise OSError(errno.EIO, f"the {verb} fails", key)
+        on_listing(count) if verb == "list_prefix" else on_request(verb, count)
 
 def faults():
     pass
@@ -404,17 +417,47 @@ def test_a_failing_tile_is_tried_again_where_that_may_help(
 # -- the store ------------------------------------------------------------------------------------
 
 
-def test_a_store_that_fails_now_and_then_is_asked_again(
+EVERY_FIFTH = "fail_when(lambda n: n % 5 == 0, *VERBS)"
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_at_every_fifth_request_of_any_kind_is_asked_again(
+    client: Client,
+    workers: Workers,
+    X: Sequences,
+    tmp_path: Path,
+    resume: Resume,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    workers.start(2, EVERY_FIFTH)
+    client.wait_for_workers(2, timeout=60)
+    with monkeypatch.context() as here:  # where the store is created and listed
+        here.setenv("FAULTS", str(tmp_path / "faults"))
+        here.setattr("os.scandir", os.scandir)
+        for name in (name for name in vars(LocalStore) if not name.startswith("_")):
+            here.setattr(LocalStore, name, vars(LocalStore)[name])
+        exec(PRELUDE + EVERY_FIFTH, {})
+        store = opened(tmp_path / "gram", X)
+        assert len(fill(store, client, backend="numpy", retries=0)) == N_TILES
+        assert store.missing_tiles() == []
+    assert sorted(workers.started) == list(store.plan.tiles())  # no tile is computed twice
+    for verb in ("get", "set"):
+        assert f"failed and is repeated: [Errno 5] the {verb} fails: '" in workers.log
+    for verb in ("get", "set", "list_prefix"):
+        assert f"failed and is repeated: [Errno 5] the {verb} fails: '" in caplog.text
+    assert resume(tmp_path / "gram") == []
+
+
+def test_a_store_that_fails_for_longer_costs_a_try_of_the_tile(
     client: Client, workers: Workers, X: Sequences, tmp_path: Path, resume: Resume
 ) -> None:
-    workers.start(2, "fail_every(5, 'set')\nfail_every(100, 'get')")
-    client.wait_for_workers(2, timeout=60)
-    # So many tries that no tile fails at all of them by bad luck.
+    workers.start(1, "fail_when(lambda n: 2 < n <= 6, 'set')")
+    client.wait_for_workers(1, timeout=60)
     store = opened(tmp_path / "gram", X)
-    assert len(fill(store, client, backend="numpy", retries=10)) == N_TILES
-    assert "failed with OSError: [Errno 5] the set fails: 'gram/c/" in workers.log
-    assert "failed with OSError: [Errno 5] the get fails: '" in workers.log
-    assert "it is tried again, unless this was the last try" in workers.log
+    assert len(fill(store, client, backend="numpy")) == N_TILES
+    assert workers.log.count("failed with OSError: [Errno 5] the set fails: 'gram/c/") == 1
+    assert len(workers.started) == N_TILES + 1
     assert resume(tmp_path / "gram") == []
 
 
@@ -523,6 +566,19 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
     assert len(resume(where)) >= N_TILES - 5
 
 
+def test_a_disk_that_is_full_at_the_creation_is_named_and_room_is_all_it_needs(
+    small_disk: Path, X: Sequences, resume: Resume
+) -> None:
+    where, others = small_disk / "gram", small_disk / "others"
+    free = os.statvfs(small_disk)
+    for pages in (0, 2, 5):
+        others.write_bytes(bytes((free.f_bavail - 1 - pages) * free.f_frsize))
+        with pytest.raises(StoreUnavailableError, match=f"{where} is full .*: make room; nothing"):
+            opened(where, X)
+    others.unlink()
+    assert len(resume(where)) == N_TILES
+
+
 def test_a_read_only_store_is_refused_before_anything_is_computed(
     small_disk: Path, healthy: Client, X: Sequences, resume: Resume
 ) -> None:
@@ -554,7 +610,7 @@ def test_a_store_that_vanishes_stops_the_run(
         fill(store, client, backend="numpy", on_progress=after(4, lambda: where.rename(away)))
     assert "FileNotFoundError: there is no Gram store at" in str(stop.value)
     workers.kill_all()
-    shutil.rmtree(where, ignore_errors=True)  # what a task has written after the store had gone
+    assert not where.exists()  # a task that was late does not make it anew
     away.rename(where)
     assert 1 <= len(resume(where)) <= N_TILES - 4
 
@@ -647,8 +703,10 @@ def wait_until(
         time.sleep(0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_a_lost_scheduler_ends_the_run_in_words(
-    X: Sequences, tmp_path: Path, resume: Resume
+    blow: signal.Signals, X: Sequences, tmp_path: Path, resume: Resume
 ) -> None:
     with scheduler_process(tmp_path / "faults") as process:
         address = json.loads((tmp_path / "faults/scheduler.json").read_text())["address"]
@@ -661,13 +719,14 @@ def test_a_lost_scheduler_ends_the_run_in_words(
                 lost_at: list[float] = []
 
                 def lose() -> None:
-                    process.kill()
+                    process.send_signal(blow)
                     lost_at.append(time.monotonic())
 
                 with pytest.raises(SchedulerLostError, match=f"at {address} is lost") as lost:
-                    fill(store, client, backend="numpy", on_progress=after(4, lose))
+                    fill(store, client, backend="numpy", on_progress=after(4, lose), wait=5)
                 assert time.monotonic() - lost_at[0] < 20
-                assert ended(everyone, within=30)
+                # Those of a scheduler that is only frozen wait for it.
+                assert blow == signal.SIGSTOP or ended(everyone, within=30)
         finally:
             workers.kill_all()
     assert "start a cluster and connect a new client; " in str(lost.value)
@@ -679,7 +738,8 @@ def test_a_lost_scheduler_ends_the_run_in_words(
 
 
 SCRIPT = """
-import sys
+import os, sys, time
+from pathlib import Path
 import numpy as np
 import rntk_dist as rd
 from distributed import Client
@@ -689,16 +749,24 @@ if __name__ == "__main__":
     client = Client(scheduler, set_as_default=False) if scheduler else None
     X = rd.Sequences.read(data)
     kernel = rd.RNTK(sigma_w=1.3, sigma_b=0.1)
-    rd.gram(kernel, X, store=where, tile=8, backend="numpy", client=client, progress=False)
+    options = {}
+    exec(os.environ.get("HERE", ""))
+    options |= {"tile": 8, "backend": "numpy", "client": client, "progress": False}
+    rd.gram(kernel, X, store=where, **options)
 """
 
 
 @contextmanager
 def script(
-    folder: Path, where: Path, X: Sequences, lines: str = SLOW, scheduler: str = ""
+    folder: Path,
+    where: Path,
+    X: Sequences,
+    lines: str = SLOW,
+    scheduler: str = "",
+    here: str = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own that runs rd.gram; all its family is gone on leaving."""
-    env = preload(folder, lines)
+    """A process that runs rd.gram, its own lines `here` before; its family is gone on leaving."""
+    env = preload(folder, lines) | {"HERE": dedent(here)}
     (folder / "script.py").write_text(SCRIPT)
     X.write(folder / "X.npz")
     with (folder / "script.log").open("wb") as log:
@@ -785,6 +853,59 @@ def test_a_cluster_outlives_its_client(
 
 def n_tasks(dask_scheduler: object) -> int:
     return len(dask_scheduler.tasks)  # type: ignore[attr-defined]
+
+
+TAKES_LONG = """
+real = rd.Sequences.write_to
+def slowly(self, group):
+    real(self, group)
+    (Path(where).parent / f"creating-{os.getpid()}").touch()
+    time.sleep(SECONDS)
+rd.Sequences.write_to = slowly
+"""
+
+BOTH = """
+options["wait"] = 60
+(Path(where).parent / f"here-{os.getpid()}").touch()
+while len(list(Path(where).parent.glob("here-*"))) < 2:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.slow
+def test_of_two_that_create_at_once_one_creates_and_none_computes_twice(
+    client: Client, workers: Workers, X: Sequences, tmp_path: Path, resume: Resume
+) -> None:
+    workers.start(1, SLOW)
+    client.wait_for_workers(1, timeout=60)
+    where, folders = tmp_path / "gram", [tmp_path / "one", tmp_path / "two"]
+    lines = TAKES_LONG.replace("SECONDS", "0.5") + BOTH
+    with ExitStack() as running:
+        pair = [
+            running.enter_context(script(folder, where, X, SLOW, workers.scheduler, lines))
+            for folder in folders
+        ]
+        assert [process.wait(timeout=60) for process in pair] == [0, 0]
+    assert len(list(tmp_path.glob("creating-*"))) == 1
+    told = "".join((folder / "script.log").read_text() for folder in folders)
+    assert told.count(f"{where} is being filled by process ") == 1
+    assert sorted(workers.started) == list(GramStore.open(where).plan.tiles())
+    assert resume(where) == []
+
+
+def test_a_creation_that_was_killed_is_begun_anew(
+    X: Sequences, tmp_path: Path, resume: Resume
+) -> None:
+    where = tmp_path / "gram"
+    here = TAKES_LONG.replace("SECONDS", "600")
+    with script(tmp_path / "faults", where, X, here=here) as process:
+        wait_until(lambda: any(tmp_path.glob("creating-*")), process)
+        with pytest.raises(StoreBusyError, match=f"process {process.pid} on "):
+            opened(where, X)
+        process.kill()
+        process.wait()
+    assert GramStore.is_interrupted(where)
+    assert len(resume(where)) == N_TILES
 
 
 def kill_the_tree(seed: int, X: Sequences, folder: Path) -> Path:

@@ -174,6 +174,7 @@ class Scarce(fused_gpu._SimulatedDevice):
 class TestOutsideTheSimulator:
     __test__ = not SIMULATED
 
+    @pytest.mark.slow
     def test_in_the_simulator(self) -> None:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts="]
         command += ["-p", "no:cacheprovider", "-W", "ignore::DeprecationWarning", __file__]

@@ -238,6 +238,70 @@ def test_records_that_make_no_sense_are_those_of_an_unknown_owner() -> None:
     assert Owner.decode(json.dumps(data | {"later": 1}).encode()).host == "far"
 
 
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_gone_on_with_at_once_wherever_its_owner_was(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot(store).take(replace(elsewhere(ttl=60.0), job="night").encode(), None)
+    with lease(store, job="night") as held:
+        owner = current_owner(store)
+        assert owner is not None
+        assert (owner.id, owner.job) == (held.owner and held.owner.id, "night")
+    assert "going on with job night of process 4711 on far" in caplog.text
+
+
+def test_the_owner_before_is_told_that_its_job_went_on(store: Path) -> None:
+    with lease(store, ttl=TTL, job="night") as first:
+        with lease(store, job="night") as second:
+            assert first.lost.wait(10)
+            with pytest.raises(LeaseLostError):
+                first.check()
+            second.check()
+        assert current_owner(store) is None
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("night", "day"), ("night", ""), ("", "night")])
+def test_another_job_is_waited_for(store: Path, theirs: str, ours: str) -> None:
+    slot(store).take(replace(elsewhere(ttl=60.0), job=theirs).encode(), None)
+    with pytest.raises(StoreBusyError), lease(store, job=ours):
+        pytest.fail("two hold the store")
+
+
+def test_no_job_is_no_common_job(store: Path) -> None:
+    slot(store).take(elsewhere(ttl=60.0).encode(), None)
+    with pytest.raises(StoreBusyError), lease(store, job=""):
+        pytest.fail("two hold the store")
+
+
+def test_records_of_versions_without_jobs_are_read() -> None:
+    data = json.loads(elsewhere().encode())
+    assert data.pop("job") == ""
+    assert Owner.decode(json.dumps(data).encode()) == replace(
+        elsewhere(), id=data["id"], renewed=data["renewed"], since=data["since"]
+    )
+    strange = Owner.decode(json.dumps(data | {"job": None}).encode())
+    assert not strange.is_followed_by(strange)
+
+
+# -- stores that are not there yet -----------------------------------------------------------------
+
+
+def test_a_new_store_s_folder_is_made_and_one_that_cannot_be_held_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = tmp_path / "to/come"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"), lease(where, new=True):
+            pytest.fail("it is held")
+    assert list(tmp_path.iterdir()) == []
+    with lease(where, new=True), pytest.raises(StoreBusyError), lease(where, new=True):
+        pytest.fail("two hold the store")
+    assert current_owner(where) is None
+
+
 # -- clocks ----------------------------------------------------------------------------------------
 
 
@@ -457,12 +521,35 @@ def test_a_drive_without_hard_links_will_do(store: Path, monkeypatch: pytest.Mon
     assert len(won) == len(files(store)) == 1
 
 
-def test_a_full_drive_leaves_nothing_behind(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_bytes(path: Path, content: bytes) -> int:
-        path.touch()
-        raise OSError(28, "No space left on device")
+def full(path: Path, content: bytes) -> int:
+    path.touch()
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+def test_a_full_drive_keeps_no_lease(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lease(store, ttl=TTL) as held:
+        monkeypatch.setattr(Path, "write_bytes", full)
+        time.sleep(2 * TTL)
+        held.check()  # it was renewed
+        with pytest.raises(StoreBusyError), lease(store, ttl=TTL):
+            pytest.fail("two hold the store")
+    assert current_owner(store) is None
+    assert files(store) == ["lease-1.json"]
+
+
+def test_a_renewal_on_a_full_drive_after_a_take_over_harms_nobody(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = slot(store).take(b"1", None)
+    assert mine is not None
+    theirs = slot(store).take(b"2", mine)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert slot(store).renew(b"1 again", mine) is None
+    assert slot(store).read() == theirs
+
+
+def test_a_full_drive_leaves_nothing_behind(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"), lease(store):
         pass
     assert files(store) == []

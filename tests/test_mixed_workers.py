@@ -289,6 +289,7 @@ def test_cupy_uses_the_gpu_workers_alone(mixed: Machines, store: GramStore, X: S
 # -- workers that come and go ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gpu_workers_complete_what_dead_cpu_workers_had(
     alone: Machines, store: GramStore, X: Sequences
 ) -> None:
@@ -303,6 +304,7 @@ def test_gpu_workers_complete_what_dead_cpu_workers_had(
     assert set(tiles_by_pid(records)) == {on_gpu}
 
 
+@pytest.mark.slow
 def test_cpu_workers_complete_what_dead_gpu_workers_had(
     alone: Machines, store: GramStore, X: Sequences
 ) -> None:
@@ -314,6 +316,7 @@ def test_cpu_workers_complete_what_dead_gpu_workers_had(
     assert set(tiles_by_pid(records)) == {on_cpu}
 
 
+@pytest.mark.slow
 def test_workers_that_join_are_given_tiles(alone: Machines, store: GramStore, X: Sequences) -> None:
     on_cpu = alone.start(cpu_seconds=0.2)
     alone.wait()
@@ -330,6 +333,7 @@ def test_workers_that_join_are_given_tiles(alone: Machines, store: GramStore, X:
     assert all(record.backend != "cupy" for record in records if record.pid != joined[0])
 
 
+@pytest.mark.slow
 def test_cupy_waits_for_a_gpu_to_come_back_and_then_gives_up(
     alone: Machines, store: GramStore
 ) -> None:
@@ -347,6 +351,7 @@ def test_cupy_waits_for_a_gpu_to_come_back_and_then_gives_up(
     assert 5 <= len(store.stored_tiles()) < 36
 
 
+@pytest.mark.slow
 def test_a_tile_that_loses_its_workers_again_and_again_fails(
     alone: Machines, store: GramStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

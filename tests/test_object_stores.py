@@ -128,6 +128,37 @@ def test_a_store_on_s3_is_never_overwritten(url: str, X: Sequences) -> None:
         made.check_identity(manifest(X, tile=6))
 
 
+@on_seaweed
+def test_a_store_on_s3_is_created_by_the_owner_of_its_lease(
+    url: str, X: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease(url), pytest.raises(StoreBusyError):
+        ensure_store(KERNEL, X, None, store=url, tile=TILE)
+    assert GramStore.find(url) is None
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "to_dict", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_store(KERNEL, X, None, store=url, tile=TILE)
+    assert GramStore.is_interrupted(url)
+    made = ensure_store(KERNEL, X[:10], None, store=url, tile=TILE)  # begun anew, for another X
+    assert made.sequences().fingerprint == X[:10].fingerprint
+    assert made.foreign_keys() == []
+    assert current_owner(url) is None
+
+
+@on_seaweed
+def test_what_is_not_ours_on_s3_is_left_as_it_is(url: str, X: Sequences) -> None:
+    obstore.put(bucket(url).store, "notes/of/mine.txt", b"mine")
+    with pytest.raises(FileExistsError, match=f"{url} holds something that is not a Gram store"):
+        ensure_store(KERNEL, X, None, store=url, tile=TILE)
+    listed = [item["path"] for page in obstore.list(bucket(url).store) for item in page]
+    assert listed == ["notes/of/mine.txt"]
+
+
 def test_what_was_listed_before_is_not_taken_for_what_is_there(url: str, X: Sequences) -> None:
     store = GramStore.create(url, manifest(X), X)
     first, second, *_ = store.plan.tiles()

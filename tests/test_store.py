@@ -253,9 +253,9 @@ def test_a_damaged_chunk_is_named(store: GramStore, damage: Callable[[bytes], by
     store.write_tile(tile, block(store, tile))
     path = chunk(store, tile)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CorruptTileError, match=r"tile \(1, 2\) is damaged: delete its chunk") as it:
+    says = rf"tile \(1, 2\) is damaged: `rntk-dist repair {store.location}` .*gram/c/1/2"
+    with pytest.raises(CorruptTileError, match=says):
         store.read_tile(tile)
-    assert str(path) in str(it.value)
     path.unlink()
     assert tile in store.missing_tiles()
     store.write_tile(tile, block(store, tile))

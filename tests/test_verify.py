@@ -494,6 +494,7 @@ def test_a_store_in_memory_is_verified_but_not_repaired(path: Path) -> None:
         rd.repair(memory)
 
 
+@pytest.mark.slow
 def test_a_store_on_s3_is_like_any_other(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("moto.server", reason="moto's server is not installed")
     pytest.importorskip("s3fs", reason="the extra s3 is not installed")
@@ -524,6 +525,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_verify_and_repair_as_commands(whole: Path, path: Path) -> None:
     assert run("verify", path).returncode == 0
     flip(path, INNER)
@@ -546,6 +548,7 @@ def test_verify_and_repair_as_commands(whole: Path, path: Path) -> None:
     assert contents(path) == contents(whole)
 
 
+@pytest.mark.slow
 def test_info_as_a_command(path: Path) -> None:
     delete(path, INNER)
     done = run("info", path, "--json")
@@ -572,10 +575,12 @@ def test_what_cannot_be_answered_is_said_in_one_sentence(tmp_path: Path, command
     assert none.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_command_without_a_store_is_refused() -> None:
     assert run("verify").returncode == 2
 
 
+@pytest.mark.slow
 def test_repair_on_a_scheduler_that_is_not_there(path: Path) -> None:
     done = run("repair", path, "--scheduler", "tcp://127.0.0.1:9")
     assert done.returncode == 2
@@ -583,6 +588,7 @@ def test_repair_on_a_scheduler_that_is_not_there(path: Path) -> None:
     assert "127.0.0.1:9" in done.stderr
 
 
+@pytest.mark.slow
 def test_repair_on_a_scheduler(whole: Path, path: Path) -> None:
     flip(path, INNER)
     with LocalCluster(
