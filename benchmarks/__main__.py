@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import alternatives, end_to_end, jax_scan, tiles
+from benchmarks import alternatives, end_to_end, jax_scan, scheduler, tiles
 from benchmarks.report import Section, Target, fact_list, target_table, write_sections
 from benchmarks.timing import facts, installed, one_core
 
@@ -95,12 +95,20 @@ def _end_to_end(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("scaling", "Cost against N and T", end_to_end.scaling_table(found))
 
 
+def _scheduler(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = scheduler.measure_scheduler(scheduler.QUICK if quick else scheduler.BLOCKS)
+    targets += scheduler.scheduler_targets(found)
+    title = f"{found.tiles} tiles of no work on two worker processes: what the scheduler keeps"
+    yield Section("scheduler", title, scheduler.scheduler_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
-    None: (_headline_and_jax, _grid, _alternatives, _end_to_end),
+    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
     "alternatives": (_alternatives,),
     "end-to-end": (_end_to_end,),
+    "scheduler": (_scheduler,),
 }
 
 

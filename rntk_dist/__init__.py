@@ -2,8 +2,11 @@
 
 from importlib.metadata import version
 
+from rntk_dist import plot
 from rntk_dist.failures import SchedulerLostError, StoreUnavailableError
 from rntk_dist.gram import Gram, IncompleteGramError, gram, open_gram
+from rntk_dist.job import Job, JobInterruptedError, NoJobError, connect, jobs, submit
+from rntk_dist.job_record import JobStatus
 from rntk_dist.kernel import RNTK
 from rntk_dist.lease import LeaseLostError, StoreBusyError
 from rntk_dist.sequences import Sequences
@@ -17,15 +20,23 @@ __all__ = [
     "Gram",
     "IdentityError",
     "IncompleteGramError",
+    "Job",
+    "JobInterruptedError",
+    "JobStatus",
     "LeaseLostError",
+    "NoJobError",
     "SchedulerLostError",
     "Sequences",
     "StoreBusyError",
     "StoreUnavailableError",
     "Verification",
     "__version__",
+    "connect",
     "gram",
+    "jobs",
     "open_gram",
+    "plot",
     "repair",
+    "submit",
     "verify",
 ]

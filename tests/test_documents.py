@@ -1,8 +1,11 @@
-"""README and user guide: every Python block runs, every make target and command exists."""
+"""README and user guide: every Python block runs, and of the README every command."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,33 @@ def test_relative_links_lead_somewhere() -> None:
     for document in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name} links to {link}"
+
+
+@pytest.mark.slow
+def test_a_newcomer_reads_the_readme_from_top_to_end(tmp_path: Path) -> None:
+    """Its blocks in order in one folder, what is begun in the background included.
+
+    `make` and `pip install` need the repository, and an environment of their own.
+    """
+    found = re.findall(r"^```(python|bash)\n(.*?)^```", DOCUMENTS[0].read_text(), re.M | re.S)
+    own = [(language, block) for language, block in found if not block.startswith("make ")]
+    assert {language for language, _ in own} == {"python", "bash"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for number, (language, block) in enumerate(own):
+        script = tmp_path / f"block{number}.py"
+        script.write_text(block)
+        command = [sys.executable] if language == "python" else ["bash", "-ex"]
+        with (tmp_path / "log").open("w+") as log:
+            process = subprocess.Popen(
+                [*command, script.name],
+                cwd=tmp_path,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

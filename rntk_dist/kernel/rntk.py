@@ -13,6 +13,7 @@ from rntk_dist.kernel import sensitivity
 from rntk_dist.kernel.arrays import Recursion, diagonal_values
 from rntk_dist.kernel.backends import tile_function
 from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slab
+from rntk_dist.markup import card, facts, strong
 from rntk_dist.sequences import Sequences
 
 Activation = Literal["relu", "erf", "linear"]
@@ -190,6 +191,17 @@ class RNTK:
         if unknown:
             raise ValueError(f"unknown kernel options {unknown}: known are {sorted(known)}")
         return cls(**options)
+
+    def _repr_html_(self) -> str:
+        """The options for a notebook; those that are not the default stand out."""
+        rows = []
+        for item in fields(self):
+            value = self.__dict__[item.name]
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            rows.append((item.name, text if value == item.default else strong(text)))
+        half = (len(rows) + 1) // 2
+        columns = facts(rows[:half]), facts(rows[half:])
+        return card("RNTK", "recurrent neural tangent kernel", *columns)
 
     def recursion(self, kind: Kind) -> Recursion:
         """What the loop over pairs must know of this kernel."""

@@ -1,0 +1,11 @@
+"""Pictures of Gram matrices and kernels; they need matplotlib (`pip install 'rntk_dist[plot]'`).
+
+Each function draws into `ax`, or into a new pyplot figure, and returns the axes. Matplotlib is
+imported when the first picture is drawn: a worker that imports the package does not wait for it.
+"""
+
+from rntk_dist.plot.eigen import kernel_pca, spectrum
+from rntk_dist.plot.matrix import heat_map, save_heat_map, tile_map
+from rntk_dist.plot.steps import sensitivity
+
+__all__ = ["heat_map", "kernel_pca", "save_heat_map", "sensitivity", "spectrum", "tile_map"]
