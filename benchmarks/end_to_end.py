@@ -24,13 +24,14 @@ from distributed import Client, LocalCluster
 import rntk_dist as rd
 from benchmarks.report import Target, table
 from benchmarks.timing import Call, best_in_turns, one_core, seconds
-from rntk_dist.compute import compute_tile, ensure_store
+from rntk_dist.creation import ensure_store
 from rntk_dist.kernel.fused_cpu import fused_tile_values
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.kernel.variances import Slab, make_slab
 from rntk_dist.plan import Samples, Tile, Work, pair_steps, total_pair_steps
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore
+from rntk_dist.tile_task import compute_tile
 
 WORKERS = 2
 KERNEL = RNTK()

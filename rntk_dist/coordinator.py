@@ -27,7 +27,7 @@ from typing import Any
 
 from distributed import Client, get_worker, worker_client
 
-from rntk_dist.compute import MOST_DEATHS, Drive, fill, work_of
+from rntk_dist.compute import MOST_DEATHS, Drive, fill
 from rntk_dist.failures import SchedulerLostError, TileError, in_a_line
 from rntk_dist.job_record import (
     BEAT,
@@ -42,6 +42,7 @@ from rntk_dist.lease import Lease, LeaseLostError, StoreBusyError, lease
 from rntk_dist.plan import Tile, tile_costs
 from rntk_dist.progress import Progress
 from rntk_dist.store import GramStore, Location
+from rntk_dist.tile_task import work_of
 
 MOST_FRUITLESS = 10
 """As many coordinators died in a row with no tile stored or given up: the job fails."""
@@ -116,7 +117,9 @@ def _drive(store: GramStore, job: str, client: Client) -> None:
         except _CancelledError:
             pulse.end("cancelled")
         except Exception as error:
-            pulse.end("failed", error)
+            # Where this worker is leaving, anything may fail: its successor will tell.
+            if client.status == "running":
+                pulse.end("failed", error)
             raise
         else:
             pulse.end("done")
@@ -127,7 +130,7 @@ def _fill(store: GramStore, client: Client, pulse: _Pulse) -> None:
     if record.fruitless >= MOST_FRUITLESS:
         raise RuntimeError(
             f"{record.fruitless} workers died one after another while they drove job {record.id}, "
-            f"and no tile was stored meanwhile: see the log of the last, {record.worker}"
+            "and no tile was stored meanwhile: see their logs, then submit the job again"
         )
     drive = Drive(
         name=f"{record.id}.{record.coordinators}",

@@ -143,7 +143,7 @@ def _scale(drawn: Thumbnail) -> str:
     if there.size < drawn.values.size:
         said.append("hatched: not computed")
     if drawn.damaged:
-        said.append(f"or damaged ({drawn.damaged} tiles): run rd.verify")
+        said.append(f"or damaged (tiles: {drawn.damaged}): run rd.verify")
     return ", ".join(said)
 
 
@@ -151,7 +151,8 @@ def _notes(plan: Plan, stored: int) -> list[Html]:
     missing = plan.n_tiles - stored
     if not missing:
         return []
-    return [note(f"{missing} tiles missing: rd.gram with the same arguments computes them")]
+    of_all = f"{missing} of {plan.n_tiles} tiles missing"
+    return [note(f"{of_all}: rd.gram with the same arguments computes them")]
 
 
 def _symmetry(plan: Plan) -> str:

@@ -27,6 +27,7 @@ from rntk_dist.creation import ensure_store
 from rntk_dist.failures import StoreUnavailableError, TileError, in_a_line
 from rntk_dist.gram import Gram
 from rntk_dist.job_record import (
+    BEAT,
     JobRecord,
     JobStatus,
     ask_to_cancel,
@@ -170,13 +171,13 @@ class Job:
         """
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         poll = _FIRST_POLL
-        while not (status := self.status()).has_ended:
+        while self._is_under_way() or not self.status().has_ended:
             left = deadline - time.monotonic()
             if left <= 0:
-                done = f"{status.tiles_done} of {status.tiles_total} tiles"
-                raise TimeoutError(f"job {self.id} is {status.state} after {timeout:g} s: {done}")
+                raise self._too_late(timeout or 0.0)
             time.sleep(min(poll, left))
             poll = min(1.5 * poll, _LAST_POLL)
+        status = self.status()
         _raise_failure(status)
         return status
 
@@ -198,6 +199,18 @@ class Job:
         """The matrix, whole; waits for the job and raises as `wait`."""
         self.wait()
         return Gram(GramStore.open(self.store))
+
+    def _is_under_way(self) -> bool:
+        """Whether the record was renewed just now: one small read, while a status lists tiles."""
+        record = read_record(GramStore.open(self.store))
+        if record is None or record.id != self.id or record.state != "running":
+            return False
+        return abs(record.age()) < 2 * BEAT
+
+    def _too_late(self, timeout: float) -> TimeoutError:
+        status = self.status()
+        done = f"{status.tiles_done} of {status.tiles_total} tiles"
+        return TimeoutError(f"job {self.id} is {status.state} after {timeout:g} s: {done}")
 
     def _is_on_cluster(self, record: JobRecord) -> bool | None:
         """None for a job of another cluster than the client's."""

@@ -39,11 +39,11 @@ _STYLE = Markup("""<style>
 .rntk .rntk-head { display: flex; flex-wrap: wrap; gap: 0 10px; align-items: baseline; }
 .rntk .rntk-dim, .rntk .rntk-facts th, .rntk summary { color: var(--rntk-dim); }
 .rntk .rntk-body { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
-.rntk .rntk-body > div { flex: 0 1 540px; min-width: 0; }
+.rntk .rntk-body > div { flex: 0 1 400px; min-width: 0; }
 .rntk .rntk-body > .rntk-picture { flex: 0 1 auto; max-width: 100%; }
 .rntk table.rntk-facts { border: 0; border-collapse: collapse; margin: 4px 0; font-size: 13px;
   table-layout: auto; color: inherit; }
-.rntk .rntk-facts tr, .rntk .rntk-facts tr:nth-child(odd) { background: none; border: 0; }
+.rntk table.rntk-facts tbody tr:nth-child(n) { background: none; border: 0; }
 .rntk .rntk-facts th, .rntk .rntk-facts td { text-align: left; vertical-align: top; border: 0;
   padding: 1px 14px 1px 0; font-weight: normal; white-space: normal; max-width: none;
   overflow-wrap: anywhere; }

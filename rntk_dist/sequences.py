@@ -265,7 +265,7 @@ class Sequences:
         return f"Sequences({shape}, {self.values.dtype})"
 
     def _repr_html_(self) -> str:
-        return sequences_html(list(self), self.labels, self.nbytes)
+        return sequences_html(self.values, self.offsets, self.labels)
 
     @cached_property
     def lengths(self) -> Ints:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,27 +17,28 @@ _POINTS = 120
 
 
 def sequences_html(
-    batch: Sequence[npt.NDArray[Any]], labels: npt.NDArray[Any] | None, nbytes: int
+    values: npt.NDArray[Any], offsets: npt.NDArray[np.int64], labels: npt.NDArray[Any] | None
 ) -> str:
-    """The card of n sequences (T_i, m) with labels (n,) or none, `nbytes` in all."""
-    lengths = np.array([len(sequence) for sequence in batch])
-    shown = np.unique(np.linspace(0, len(batch) - 1, SKETCHED).astype(int)).tolist()
-    drawn = curves([_sketch(batch[i]) for i in shown], "some sequences as lines")
+    """The card of n sequences, packed: values (steps, m), offsets (n + 1,), labels (n,) or none."""
+    n = len(offsets) - 1
+    shown = np.unique(np.linspace(0, n - 1, SKETCHED).astype(int)).tolist()
+    sketches = [_sketch(values[offsets[i] : offsets[i + 1], 0]) for i in shown]
+    drawn = curves(sketches, "some sequences as lines")
     caption = f"first feature of no. {', '.join(map(str, shown))}, from 0; each to its own scale"
     about: list[tuple[str, Text]] = [
-        ("length", _steps(lengths)),
-        ("features", str(batch[0].shape[1])),
-        ("values", f"{batch[0].dtype}, {format_bytes(nbytes)}"),
+        ("length", _steps(np.diff(offsets))),
+        ("features", str(values.shape[1])),
+        ("values", f"{values.dtype}, {format_bytes(values.nbytes)}"),
     ]
     if labels is not None:
         about.append(("labels", _counts(labels)))
-    return card("Sequences", f"n = {len(batch)}", facts(about), picture(drawn, caption))
+    return card("Sequences", f"n = {n}", facts(about), picture(drawn, caption))
 
 
-def _sketch(sequence: npt.NDArray[Any]) -> list[float]:
-    """The first feature at evenly spread steps."""
-    steps = np.unique(np.linspace(0, len(sequence) - 1, _POINTS).astype(int))
-    values: list[float] = sequence[steps, 0].tolist()
+def _sketch(feature: npt.NDArray[Any]) -> list[float]:
+    """One feature (T,) at evenly spread steps."""
+    steps = np.unique(np.linspace(0, len(feature) - 1, _POINTS).astype(int))
+    values: list[float] = feature[steps].tolist()
     return values
 
 

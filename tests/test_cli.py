@@ -30,13 +30,13 @@ from rntk_dist.cli import app
 from rntk_dist.cli.exits import ExitCode, exit_code
 from rntk_dist.cli.options import KERNEL_HELP
 from rntk_dist.cli.output import shown_bytes, shown_seconds
-from rntk_dist.compute import compute_tile
 from rntk_dist.creation import ensure_store
 from rntk_dist.failures import TileError
 from rntk_dist.job_file import JobFile
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import TileMemoryError
 from rntk_dist.store import CorruptTileError, GramStore, IdentityError, MissingTileError
+from rntk_dist.tile_task import compute_tile
 
 COMMAND = Path(sys.executable).parent / "rntk-dist"
 COMMANDS = [

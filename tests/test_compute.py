@@ -24,13 +24,15 @@ from rntk_dist.cluster import (
     local_client,
     local_workers,
 )
-from rntk_dist.compute import TileError, compute_tile, ensure_store, fill
-from rntk_dist.failures import StoreUnavailableError
+from rntk_dist.compute import fill
+from rntk_dist.creation import ensure_store
+from rntk_dist.failures import StoreUnavailableError, TileError
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import MIB, Tile, TileMemoryError, Work, tile_costs
 from rntk_dist.progress import Progress, progress_report
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore, IdentityError, chunk_key
+from rntk_dist.tile_task import compute_tile
 
 KERNEL = RNTK(sigma_w=1.3, sigma_b=0.1)
 TILE = 5  # 33 sequences: 7 x 7 tiles, the last row and column ragged

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from rntk_dist import export as module
-from rntk_dist.compute import compute_tile
 from rntk_dist.creation import ensure_store
 from rntk_dist.export import export
 from rntk_dist.gram import Gram, IncompleteGramError, open_gram
 from rntk_dist.kernel.rntk import RNTK, DType
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import CorruptTileError, chunk_key
+from rntk_dist.tile_task import compute_tile
 
 KERNEL = RNTK(sigma_b=0.1)
 X = Sequences.from_arrays(np.random.default_rng(1).normal(size=(11, 4)), labels=[*"abcdefghijk"])

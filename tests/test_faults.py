@@ -33,7 +33,8 @@ from zarr.storage import LocalStore
 
 import rntk_dist
 from rntk_dist.cluster import NoWorkersError
-from rntk_dist.compute import TileRecord, ensure_store, fill
+from rntk_dist.compute import fill
+from rntk_dist.creation import ensure_store
 from rntk_dist.failures import (
     Refusal,
     SchedulerLostError,
@@ -47,6 +48,7 @@ from rntk_dist.plan import Tile
 from rntk_dist.progress import Progress
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore
+from rntk_dist.tile_task import TileRecord
 
 KERNEL = RNTK(sigma_w=1.3, sigma_b=0.1)
 TILE = 8  # 40 sequences: 5 x 5 tiles, 15 of them stored
@@ -57,7 +59,7 @@ PRELUDE = """
 import errno, inspect, os, signal, time
 from pathlib import Path
 from zarr.storage import LocalStore
-from rntk_dist import compute
+from rntk_dist import tile_task
 from rntk_dist.plan import Tile
 
 HERE = Path(os.environ["FAULTS"])
@@ -77,11 +79,11 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def on_tile(act):
-    real = compute.compute_tile
+    real = tile_task.compute_tile
     def computed(location, tile, *args):
         act(tile)
         return real(location, tile, *args)
-    compute.compute_tile = computed
+    tile_task.compute_tile = computed
 
 def on_request(verb, act):
     for name in (verb, f"{verb}_sync"):
@@ -121,8 +123,8 @@ def faults():
 """
 
 START = """
-if not hasattr(compute, "faulty"):  # Dask runs this file more than once
-    compute.faulty = True
+if not hasattr(tile_task, "faulty"):  # Dask runs this file more than once
+    tile_task.faulty = True
     faults()
     on_tile(lambda tile: note(f"{tile.row} {tile.col}"))
 """

@@ -9,13 +9,13 @@ import pytest
 from clusters import client_of
 
 from rntk_dist.cluster import local_workers
-from rntk_dist.compute import compute_tile
 from rntk_dist.creation import Wanted, ensure_store, samples_of
 from rntk_dist.forecast import Calibration, Forecast, forecast
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import Plan, Tile, Work, Workers, total_pair_steps, worker_bytes
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import IdentityError
+from rntk_dist.tile_task import compute_tile
 
 KERNEL = RNTK(depth=2, sigma_w=1.3)
 WORK = Work.of(KERNEL.to_dict())

@@ -19,10 +19,11 @@ from hypothesis.extra.numpy import arrays
 from zarr.storage import LocalStore
 
 import rntk_dist as rd
-from rntk_dist.compute import compute_tile, ensure_store
+from rntk_dist.creation import ensure_store
 from rntk_dist.plan import Tile
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import CorruptTileError, GramStore, IdentityError, chunk_key
+from rntk_dist.tile_task import compute_tile
 
 KERNEL = rd.RNTK(sigma_w=1.3, readout="per_step")
 N, M, TILE = 33, 12, 5

@@ -23,13 +23,13 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 import rntk_dist as rd
-from rntk_dist.compute import compute_tile
 from rntk_dist.growth import GrowingStore, begin, view
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.manifest import IdentityError, Manifest
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore, Location, chunk_key, record_key
+from rntk_dist.tile_task import compute_tile
 
 KERNEL = RNTK(readout="per_step", initial_state="independent", sigma_h=0.3)
 N, M, TILE = 21, 9, 8  # the edge block has 5 of 8, then 8; the new edge block 6

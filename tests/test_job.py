@@ -25,11 +25,12 @@ from test_faults import ROOT, Workers
 import rntk_dist as rd
 from benchmarks.scheduler import measure_scheduler, scheduler_table
 from rntk_dist import job_record
-from rntk_dist.cluster import TASKS_PER_SLOT, NoWorkersError
-from rntk_dist.compute import TileError
+from rntk_dist.cluster import TASKS_PER_SLOT, Crew, NoWorkersError, Worker
+from rntk_dist.compute import Drive
 from rntk_dist.coordinator import MOST_FRUITLESS, coordinate, name_of, tile_of
 from rntk_dist.creation import ensure_store
-from rntk_dist.job_record import JobRecord, ask_to_cancel, now, read_record, write_record
+from rntk_dist.failures import TileError
+from rntk_dist.job_record import JobRecord, JobStatus, ask_to_cancel, now, read_record, write_record
 from rntk_dist.lease import lease
 from rntk_dist.plan import Tile
 from rntk_dist.store import GramStore
@@ -39,12 +40,12 @@ TILE = 8  # 40 sequences: 5 x 5 tiles, 15 of them stored
 N_TILES = 15
 
 LOGGED = """
-def logged(location, tile, *args, real=compute.compute_tile):
+def logged(location, tile, *args, real=tile_task.compute_tile):
     with open(f"{location}.tiles", "a") as log:
         log.write(f"{tile}\\n")
     act(tile)
     return real(location, tile, *args)
-compute.compute_tile = logged
+tile_task.compute_tile = logged
 """
 """Lines for a worker, after those that say what `act` is: each store has a log of its tiles."""
 
@@ -496,6 +497,29 @@ def test_a_store_that_vanishes_ends_its_job(pair: Client, X: rd.Sequences, tmp_p
     assert rd.connect(tmp_path / "back").status().state != "done"
 
 
+# -- who is to blame ------------------------------------------------------------------------------
+
+
+def test_tiles_that_workers_died_with_come_last_alone_or_not_at_all() -> None:
+    once, twice, often, never = missing = [Tile(0, col) for col in range(4)]
+    drive = Drive(deaths={once: 1, twice: 2, often: 4})
+    assert drive.in_turn(missing) == [never, once]
+    assert drive.alone(missing) == [twice]
+    (given_up,) = drive.given_up(missing, "the figures").items()
+    assert given_up[0] == often
+    assert str(given_up[1]).startswith("4 workers died while they computed it")
+    assert str(given_up[1]).endswith("the figures")
+
+
+def test_a_suspect_is_kept_from_the_worker_that_drives_the_run() -> None:
+    crew = Crew({"tcp://a": Worker(1), "tcp://b": Worker(2)}, "numba")
+    assert Drive(worker="tcp://a").elsewhere(crew).restrictions() == {"workers": ["tcp://b"]}
+    assert Drive(worker="tcp://c").elsewhere(crew) == crew
+    assert Drive().elsewhere(crew) == crew
+    single = Crew({"tcp://a": Worker(1)}, "numba")
+    assert Drive(worker="tcp://a").elsewhere(single) == single
+
+
 # -- the record -----------------------------------------------------------------------------------
 
 
@@ -507,6 +531,34 @@ def test_a_record_is_read_as_it_was_written_and_nothing_else_is() -> None:
     for text in (b"", b"{", b"[]", b'{"id": "a"}', replace(record, updated="then").to_json()):
         assert JobRecord.from_json(text) is None
     assert not replace(record, state="interrupted").has_ended
+
+
+def test_a_status_is_one_screen() -> None:
+    failures = {str(Tile(0, col)): "OSError: the disk is full" for col in range(9)}
+    status = JobStatus(
+        id="a",
+        store="s3://bucket/gram",
+        state="running",
+        tiles_done=30,
+        tiles_total=120,
+        tiles_per_second=2.0,
+        pair_steps_per_second=3e8,
+        eta_seconds=45.0,
+        workers=4,
+        retries=2,
+        failures=failures,
+        dashboard="http://127.0.0.1:8787/status",
+        submitted="yesterday",
+        updated="now",
+        message="",
+    )
+    lines = str(status).splitlines()
+    assert lines[2].split() == ["tiles", "30", "of", "120", "(25%)"]
+    assert lines[3].split()[1:] == ["2", "tiles/s,", "3e+08", "pair-steps/s,", "45", "s", "left"]
+    assert sum("failed" in line for line in lines) == 6
+    assert "4 more" in str(status)
+    assert "8787" in str(status)
+    assert "8787" not in str(replace(status, state="done"))
 
 
 def test_tiles_are_named_and_found_again() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from clusters import client_of
 
-from rntk_dist.compute import ensure_store, fill
+from rntk_dist.compute import fill
+from rntk_dist.creation import ensure_store
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import BASE_BYTES, MIB, Work, worker_bytes
 from rntk_dist.sequences import Sequences

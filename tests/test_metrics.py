@@ -15,12 +15,14 @@ from clusters import client_of
 from distributed import Client
 from pythonjsonlogger.json import JsonFormatter
 
-from rntk_dist import compute, metrics
-from rntk_dist.compute import attempt_tile, ensure_store, fill
+from rntk_dist import metrics, tile_task
+from rntk_dist.compute import fill
+from rntk_dist.creation import ensure_store
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import Tile
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore
+from rntk_dist.tile_task import attempt_tile
 
 KERNEL = RNTK(sigma_w=1.3)
 
@@ -67,7 +69,7 @@ def test_a_try_that_fails_is_counted_and_logged_with_job_and_tile(
     failures, retries = counters.failures.labels("numpy"), counters.retries.labels("numpy")
     before = failures._value.get(), retries._value.get()
     with monkeypatch.context() as patched, caplog.at_level(logging.INFO, "rntk_dist"):
-        patched.setattr(compute, "compute_tile", unlucky)
+        patched.setattr(tile_task, "compute_tile", unlucky)
         with pytest.raises(ConnectionError):
             attempt(store, Tile(0, 1), 1)
     with caplog.at_level(logging.INFO, "rntk_dist"):

@@ -27,12 +27,15 @@ from rntk_dist.cluster import (
     find_workers,
     form_crews,
 )
-from rntk_dist.compute import TileError, TileRecord, ensure_store, fill
+from rntk_dist.compute import fill
+from rntk_dist.creation import ensure_store
+from rntk_dist.failures import TileError
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import MIB, Workers
 from rntk_dist.progress import Progress
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore
+from rntk_dist.tile_task import TileRecord
 
 KERNEL = RNTK(sigma_w=1.3, sigma_b=0.1)
 TILE = 4  # 30 sequences: 8 x 8 tiles, 36 of them stored

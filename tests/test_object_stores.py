@@ -21,7 +21,8 @@ from clusters import client_of
 from distributed import Client
 
 import rntk_dist as rd
-from rntk_dist.compute import ensure_store, fill
+from rntk_dist.compute import fill
+from rntk_dist.creation import ensure_store
 from rntk_dist.lease import StoreBusyError, current_owner, lease
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.sequences import Sequences

@@ -19,10 +19,11 @@ from distributed import Client, LocalCluster
 from zarr.storage import LocalStore, MemoryStore
 
 import rntk_dist as rd
-from rntk_dist.compute import compute_tile, ensure_store
+from rntk_dist.creation import ensure_store
 from rntk_dist.kernel.backends import fastest_backend
 from rntk_dist.plan import Tile
 from rntk_dist.store import GramStore, StoreFormatError, chunk_key, record_key
+from rntk_dist.tile_task import compute_tile
 from rntk_dist.verify import Problem, Verification
 
 KERNEL = rd.RNTK(sigma_w=1.3, readout="per_step")

@@ -186,7 +186,7 @@ def _scatter(axes: Axes, places: NDArray[np.float64], labels: NDArray[Any] | Non
 
 def _scatter_class(axes: Axes, places: NDArray[np.float64], k: int, name: str) -> None:
     """Colours run faster than markers, but both change: either tells neighbours apart."""
-    marker = MARKERS[(k + k // len(COLOURS)) % len(MARKERS)]
-    colour = COLOURS[k % len(COLOURS)]
+    repeat, place = divmod(k, len(COLOURS))
+    marker, colour = MARKERS[(place + repeat) % len(MARKERS)], COLOURS[place]
     x, y = places.T
     axes.scatter(x, y, color=colour, marker=marker, s=18, alpha=0.8, linewidth=0, label=name)

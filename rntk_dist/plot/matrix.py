@@ -71,12 +71,12 @@ def heat_map(
     require_symmetric(gram, "a heat map")
     given = labels_of(gram, labels)
     by = _order(order, given)
-    axes = new_axes(ax, (6.5, 5.5))
     shown = np.array(_sample(gram).rows)
     values = gram[shown, shown]
     places = _sorted_places(by, values, None if given is None else given[shown])
-    top = np.quantile(values, 0.999)  # one outlier shall not darken the rest
     picture = values[np.ix_(places, places)]
+    top = np.quantile(values, 0.999)  # one outlier shall not darken the rest
+    axes = new_axes(ax, (6.5, 5.5))
     image = axes.imshow(picture, cmap="viridis", vmax=top, interpolation="nearest")
     colour_bar(axes, image, value_name(gram))
     _name_axes(axes, by, len(shown), len(gram))

@@ -60,8 +60,9 @@ def sensitivity(
             "draw sequences of one length together"
         )
     kernel.check_sequences(moved, fixed)
+    curves = _curves(kernel, moved, fixed, kind, relative)
     axes = new_axes(ax, (6.5, 3.5))
-    _draw(axes, _curves(kernel, moved, fixed, kind, relative), label)
+    _draw(axes, curves, label)
     size = "‖∂k(x, y) / ∂xₜ‖"
     axes.set(xlabel="step t of x", ylabel=f"{size}, relative to its mean" if relative else size)
     return axes

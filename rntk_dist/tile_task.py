@@ -1,0 +1,165 @@
+"""One tile's task, as a worker runs it: read, compare, store, report.
+
+A task gets the store's location and a tile, and returns a small record. All else it needs is in the
+store, and its values go there: nothing travels through the scheduler or the client.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from threadpoolctl import threadpool_limits
+
+from rntk_dist.creation import samples_of
+from rntk_dist.failures import Refusal, in_a_line
+from rntk_dist.growth import GrowingStore, open_for
+from rntk_dist.kernel.backends import fastest_backend
+from rntk_dist.kernel.rntk import RNTK, Backend
+from rntk_dist.metrics import count_failure, count_tile
+from rntk_dist.plan import Plan, Tile, Work, total_pair_steps
+from rntk_dist.records import Record
+from rntk_dist.sequences import Sequences
+from rntk_dist.store import Block, GramStore, Location, versions
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TileRecord:
+    """What a task reports of the tile it has stored: never its values.
+
+    `seconds` of wall time from opening the store to the written chunk, `nbytes` of the block,
+    `host` and `pid` of the worker, `backend` as the task was told.
+    """
+
+    tile: Tile
+    seconds: float
+    pair_steps: int
+    nbytes: int
+    host: str
+    pid: int
+    backend: Backend
+
+
+
+def compute_tile(
+    location: Location,
+    tile: Tile,
+    backend: Backend = "auto",
+    identity: str | None = None,
+    attempt: int = 1,
+) -> TileRecord:
+    """Compute one tile and store it: the task. Running it twice leaves the same bytes.
+
+    All it needs is in the store; it reads the two slabs of the tile and no other sequences.
+    `identity` is the SHA-256 of the matrix it belongs to, by default the store's present one.
+
+    Raises IdentityError if the store holds another matrix by now.
+    """
+    started = time.perf_counter()
+    store = open_for(location, identity) if identity else GramStore.open(location, writable=True)
+    compare = _Comparison(store, backend)
+    # A worker process has one core: BLAS threads on top of it would only get into each other's way.
+    with threadpool_limits(1), _named_in_tile(store.plan, tile):
+        block = _values(store, tile, compare)
+    store.write_tile(tile, block)
+    seconds = time.perf_counter() - started
+    host, pid = socket.gethostname(), os.getpid()
+    record = TileRecord(tile, seconds, compare.pair_steps, block.nbytes, host, pid, backend)
+    _write_down(store, record, attempt)
+    return record
+
+
+def _values(store: GramStore, tile: Tile, compare: _Comparison) -> Block:
+    if isinstance(store, GrowingStore) and store.is_extended(tile):
+        return store.extended(tile, compare)
+    return compare(*_slabs(store, tile))
+
+
+class _Comparison:
+    """The store's kernel of one slab with another, or with itself; counts the pair-steps."""
+
+    def __init__(self, store: GramStore, backend: Backend) -> None:
+        self.manifest, self.backend, self.work = store.manifest, backend, work_of(store)
+        self.kernel = RNTK.from_dict(dict(store.manifest.kernel))
+        self.pair_steps = 0
+
+    def __call__(self, X: Sequences, Y: Sequences | None) -> Block:
+        self.pair_steps += total_pair_steps(self.work, samples_of(X, Y))
+        kind, dtype = self.manifest.kind, self.manifest.dtype
+        return self.kernel(X, Y, kind=kind, dtype=dtype, backend=self.backend)
+
+
+def _write_down(store: GramStore, done: TileRecord, attempt: int) -> None:
+    """Store the record of a tile beside its chunk: after it, for only what is stored has one."""
+    record = Record(
+        crc32c=store.checksum(done.tile) or "",
+        seconds=round(done.seconds, 6),
+        pair_steps=done.pair_steps,
+        host=done.host,
+        pid=done.pid,
+        backend=_used(done.backend),
+        finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        versions=versions(),
+        attempt=attempt,
+        identity=store.manifest.identity_sha256(),
+    )
+    store.write_record(done.tile, record)
+
+
+def attempt_tile(
+    location: Location, tile: Tile, backend: Backend, identity: str, attempt: int, job: str
+) -> TileRecord | Refusal:
+    """`compute_tile` as it is submitted: what is raised is tried again, what is returned is not.
+
+    Logs what came of it, with `job`, `tile` and figures as fields for structured logs, and counts
+    it for Prometheus.
+    """
+    facts = {"job": job, "tile": [tile.row, tile.col], "attempt": attempt}
+    try:
+        record = compute_tile(location, tile, backend, identity, attempt)
+    except Exception as error:
+        count_failure(_used(backend))
+        refusal = Refusal.of(error, location)
+        if refusal is None:
+            why = in_a_line(error)
+            _LOG.warning("tile %s failed with %s, at try %d", tile, why, attempt, extra=facts)
+            raise
+        return refusal
+    facts |= {"seconds": record.seconds, "pair_steps": record.pair_steps}
+    _LOG.info("tile %s is stored after %.3g s", tile, record.seconds, extra=facts)
+    count_tile(_used(backend), record.pair_steps, record.seconds, record.nbytes, attempt)
+    return record
+
+
+def _used(backend: Backend) -> str:
+    """What computes here where a task is told `backend`."""
+    return fastest_backend() if backend == "auto" else backend
+
+
+def _slabs(store: GramStore, tile: Tile) -> tuple[Sequences, Sequences | None]:
+    """The sequences of the tile's two sides; one and None if it compares a slab with itself."""
+    row = store.row_slab(tile)
+    return row, None if store.plan.is_diagonal(tile) else store.col_slab(tile)
+
+
+@contextmanager
+def _named_in_tile(plan: Plan, tile: Tile) -> Iterator[None]:
+    """Say in an OverflowError where its sequence numbers, which count from the slab's, start."""
+    try:
+        yield
+    except OverflowError as error:
+        starts = f"rows start at sequence {plan.rows(tile)[0]}, columns at {plan.cols(tile)[0]}"
+        raise OverflowError(f"in tile {tile}, whose {starts}: {error}") from error
+
+
+def work_of(store: GramStore) -> Work:
+    """What the store's kernel does with a pair of sequences."""
+    return Work.of(store.manifest.kernel)
