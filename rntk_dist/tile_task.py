@@ -48,7 +48,6 @@ class TileRecord:
     backend: Backend
 
 
-
 def compute_tile(
     location: Location,
     tile: Tile,

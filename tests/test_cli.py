@@ -286,6 +286,9 @@ def test_a_cluster_with_tls(folder: Path) -> None:
         lose(folder / "g.zarr", "0/1")
         assert facts("resume", "g.zarr", "--scheduler", address, *files)["tiles_computed"] == 1
         refused = call("jobs", "--scheduler", address)
+        lacking = call("jobs", "--scheduler", address, "--tls-ca-file", "ca.pem")
+    assert lacking.exit_code == ExitCode.USAGE
+    assert "give all three" in lacking.stderr
     assert refused.exit_code == ExitCode.USAGE
     assert len(refused.stderr.splitlines()) == 1
 
@@ -501,6 +504,7 @@ def test_run_on_this_machine(folder: Path) -> None:
     assert "6 tiles computed in" in done.stdout
 
 
+@pytest.mark.slow
 def test_demo_classifies_and_draws_and_resumes(tmp_path: Path) -> None:
     pytest.importorskip("sktime", reason="the demo's data sets come inside sktime")
     first = run("demo", cwd=tmp_path)

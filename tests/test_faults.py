@@ -352,6 +352,7 @@ def test_a_worker_killed_while_it_writes_leaves_no_half_tile(
     assert resume(tmp_path / "gram") == []
 
 
+@pytest.mark.slow
 def test_a_tile_that_kills_every_worker_fails_alone(
     client: Client, workers: Workers, X: Sequences, tmp_path: Path, resume: Resume
 ) -> None:
@@ -601,6 +602,7 @@ def test_a_read_only_store_is_refused_before_anything_is_computed(
     assert len(resume(where)) == N_TILES - kept
 
 
+@pytest.mark.slow
 def test_a_store_that_vanishes_stops_the_run(
     client: Client, workers: Workers, X: Sequences, tmp_path: Path, resume: Resume
 ) -> None:
@@ -662,6 +664,7 @@ on_tile(pause)
 """
 
 
+@pytest.mark.slow
 def test_workers_that_are_all_paused_are_an_error_after_the_wait(
     client: Client, workers: Workers, X: Sequences, tmp_path: Path, resume: Resume
 ) -> None:
@@ -928,6 +931,7 @@ def kill_the_tree(seed: int, X: Sequences, folder: Path) -> Path:
     return where
 
 
+@pytest.mark.slow
 def test_the_whole_tree_killed(X: Sequences, tmp_path: Path, resume: Resume) -> None:
     for where in at_once(lambda seed, folder: kill_the_tree(seed, X, folder), [0, 1, 2], tmp_path):
         resume(where)

@@ -125,6 +125,8 @@ class Cluster:
         for file in files:
             if file is not None and not file.is_file():
                 raise FileNotFoundError(f"{file}: no such file, named by a --tls- option")
+        if None in files:
+            raise ValueError("TLS takes --tls-ca-file, --tls-cert and --tls-key: give all three")
         ca_file, cert, key = (None if file is None else str(file) for file in files)
         return Security(
             tls_ca_file=ca_file, tls_client_cert=cert, tls_client_key=key, require_encryption=True
