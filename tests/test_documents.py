@@ -18,7 +18,12 @@ def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def slow_if_long(document: Path) -> object:
+    long = document.name == "guide.md"  # it starts several clusters
+    return pytest.param(document, marks=[pytest.mark.slow] if long else [], id=document.name)
+
+
+@pytest.mark.parametrize("document", [slow_if_long(path) for path in DOCUMENTS])
 def test_python_blocks_run_in_order(document: Path, tmp_path: Path) -> None:
     """Each as a script of its own, as a reader would, in one folder."""
     for number, block in enumerate(blocks(document, "python")):

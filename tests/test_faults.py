@@ -308,7 +308,8 @@ def after(tiles: int, act: Callable[[], object]) -> Callable[[Progress], None]:
     return watch
 
 
-SLOW = "on_tile(lambda tile: time.sleep(0.1))"
+SLOW = "on_tile(lambda tile: time.sleep(0.4 if tile.row else 0.1))"
+"""Some tiles soon, and then time to act before the last."""
 
 
 # -- a worker dies --------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_the_innermost_loops_are_full_width_vectors(dtype: str, root: str) -> No
     assert any(name in line for line in roots for name in registers), roots
 
 
+@pytest.mark.slow
 def test_compiled_loops_are_read_by_other_processes(tmp_path: Path) -> None:
     code = "import rntk_dist as rd; print(rd.RNTK()([[1.0, 2.0], [0.5, 1.0]], backend='numba'))"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}

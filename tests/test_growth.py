@@ -77,7 +77,7 @@ def client() -> Iterator[Client]:
 # -- what becomes of it ---------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(n=st.integers(1, 15), m=st.integers(1, 15), tile=st.integers(2, 9))
 def test_a_grown_matrix_is_the_kernels_exactly_and_only_the_new_is_computed(
     n: int, m: int, tile: int
