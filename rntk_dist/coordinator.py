@@ -75,6 +75,14 @@ def name_of(job: str) -> str:
     return f"rntk-job-{job}"
 
 
+def place_of(job: str) -> str:
+    """The name that the location of a job's store is published under.
+
+    Not with the coordinator: who reads that asks the scheduler for a task that may just have ended.
+    """
+    return f"rntk-store-{job}"
+
+
 def tile_of(name: str) -> Tile:
     """Inverse of `str(tile)`."""
     match = _TILE_NAME.fullmatch(name)
@@ -186,7 +194,8 @@ def _withdraw(store: GramStore, job: str, client: Client) -> None:
 
 def withdraw(client: Client, job: str) -> None:
     """Take a job off the scheduler's list, if it is on it."""
-    client.unpublish_dataset(name_of(job))  # which is silent where there is none
+    for name in (place_of(job), name_of(job)):
+        client.unpublish_dataset(name)  # which is silent where there is none
 
 
 def _forgive(key: str, dask_scheduler: Any = None) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from distributed import Client
 
 from rntk_dist.cluster import NoWorkersError, find_workers
-from rntk_dist.coordinator import coordinate, name_of, tile_of, withdraw
+from rntk_dist.coordinator import coordinate, name_of, place_of, tile_of, withdraw
 from rntk_dist.creation import ensure_store
 from rntk_dist.failures import StoreUnavailableError, TileError, in_a_line
 from rntk_dist.gram import Gram
@@ -54,7 +54,7 @@ _AHEAD = 1000
 
 _FIRST_POLL, _LAST_POLL = 0.1, 1.0
 
-_PREFIX = name_of("")
+_PREFIX = place_of("")
 
 
 class NoJobError(LookupError):
@@ -135,10 +135,14 @@ def connect(store: Location, client: Client | None = None) -> Job:
 
 def jobs(client: Client) -> list[Job]:
     """The jobs that the cluster has in hand, oldest first; one that has ended is in its store."""
-    names = [name for name in client.list_datasets() if str(name).startswith(_PREFIX)]
-    found = [client.get_dataset(name, default=None) for name in sorted(names)]
+    names = sorted(name for name in client.list_datasets() if str(name).startswith(_PREFIX))
     # Between the list and the look, a job may have ended.
-    return [Job(job["store"], job["job"], client) for job in found if job is not None]
+    places = {name: client.get_dataset(name, default=None) for name in names}
+    return [
+        Job(place, name.removeprefix(_PREFIX), client)
+        for name, place in places.items()
+        if place is not None
+    ]
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ class Job:
         ask_to_cancel(store, self.id)
         # Who has not begun looks at nothing; who has stops by itself, with all its tiles.
         if self.client is not None and not is_driven(store, record):
-            _forget(self.client, self.id)
+            withdraw(self.client, self.id)  # the scheduler then drops its task
 
     def gram(self) -> Gram:
         """The matrix, whole; waits for the job and raises as `wait`."""
@@ -309,8 +313,8 @@ def _launched(store: GramStore, client: Client, record: JobRecord) -> Job:
         pure=False,
         priority=record.priority + _AHEAD,
     )
-    handed = {"store": store.location, "job": record.id, "coordinator": future}
-    client.publish_dataset(handed, name=name)
+    client.publish_dataset(future, name=name)
+    client.publish_dataset(store.location, name=place_of(record.id))
     return Job(store.location, record.id, client)
 
 
@@ -333,18 +337,10 @@ def _task_state(client: Client, job: str) -> str | None:
 
 def _why_erred(client: Client, job: str) -> str:
     """What a coordinator died of before it could write that down; "" if it did not."""
-    handed = client.get_dataset(name_of(job), default=None)
-    if handed is None or _task_state(client, job) != "erred":
+    if _task_state(client, job) != "erred":
         return ""
-    return f" (its coordinator failed with {in_a_line(handed['coordinator'].exception())})"
-
-
-def _forget(client: Client, job: str) -> None:
-    """Take a job that nobody has begun off the scheduler."""
-    handed = client.get_dataset(name_of(job), default=None)
-    withdraw(client, job)
-    if handed is not None:
-        client.cancel(handed["coordinator"], force=True)
+    coordinator = client.get_dataset(name_of(job), default=None)
+    return f" (its coordinator failed with {in_a_line(coordinator.exception())})"
 
 
 # -- how a job has failed --------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from rntk_dist.store import GramStore
 KERNEL = rd.RNTK(sigma_w=1.3, sigma_b=0.1)
 TILE = 8  # 40 sequences: 5 x 5 tiles, 15 of them stored
 N_TILES = 15
+MANY = 4  # 55 tiles: time enough for another job to begin beside it
 
 LOGGED = """
 def logged(location, tile, *args, real=tile_task.compute_tile):
@@ -215,7 +216,10 @@ def test_a_store_that_a_process_fills_takes_no_job(
     job = submitted(tmp_path / "gram", X, pair)
     job.cancel()
     job.wait(60)
-    with lease(tmp_path / "gram"), pytest.raises(rd.StoreBusyError, match=str(os.getpid())):
+    with (
+        lease(tmp_path / "gram", wait=30),
+        pytest.raises(rd.StoreBusyError, match=str(os.getpid())),
+    ):
         submitted(tmp_path / "gram", X, pair)
 
 
@@ -223,8 +227,8 @@ def test_a_store_that_a_process_fills_takes_no_job(
 
 
 def test_two_jobs_share_the_workers(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
-    one, two = (submitted(tmp_path / name, X, pair) for name in ("one", "two"))
-    until(lambda: max(one.status().tiles_done, two.status().tiles_done) > 8)
+    one, two = (submitted(tmp_path / name, X, pair, tile=MANY) for name in ("one", "two"))
+    until(lambda: max(one.status().tiles_done, two.status().tiles_done) > 40)
     assert min(one.status().tiles_done, two.status().tiles_done) >= 4
     assert {job.id for job in rd.jobs(pair)} == {one.id, two.id}
     assert is_right(one, X)
@@ -232,7 +236,7 @@ def test_two_jobs_share_the_workers(pair: Client, X: rd.Sequences, tmp_path: Pat
 
 
 def test_a_job_of_higher_priority_goes_first(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
-    low = submitted(tmp_path / "low", X, pair)
+    low = submitted(tmp_path / "low", X, pair, tile=MANY)
     until(lambda: low.status().tiles_done)
     high = submitted(tmp_path / "high", X, pair, priority=5)
     assert high.wait(60).updated < low.wait(60).updated
