@@ -21,8 +21,8 @@ from rntk_dist.creation import samples_of
 from rntk_dist.failures import Refusal, in_a_line
 from rntk_dist.growth import GrowingStore, open_for
 from rntk_dist.kernel.backends import fastest_backend
-from rntk_dist.kernel.families import families, multiple
-from rntk_dist.kernel.many import ManyKernels
+from rntk_dist.kernel.families import Family, families, multiple
+from rntk_dist.kernel.many import many_values
 from rntk_dist.kernel.rntk import RNTK, Backend
 from rntk_dist.metrics import count_failure, count_tile
 from rntk_dist.plan import Plan, Tile, Work, total_pair_steps
@@ -112,25 +112,34 @@ class _Batch:
 
     def run(self) -> None:
         """Store each kernel's tile as soon as it is there; raise what has overflowed at the end."""
-        store, manifest = self.store, self.store.manifest
-        slabs = _slabs(store, self.tile)
-        samples, overflown = samples_of(*slabs), []
+        manifest, started = self.store.manifest, time.perf_counter()
+        X, Y = _slabs(self.store, self.tile)
         kernels = [RNTK.from_dict(manifest.kernels[i]) for i in self.tile.kernels]
-        values = ManyKernels(kernels, *slabs, manifest.kind, manifest.dtype, self.backend)
-        for family in families(kernels):
-            started = time.perf_counter()
-            lead = kernels[family.members[0]]
-            steps = total_pair_steps(Work.of(lead.to_dict()), samples)
+        found, samples = families(kernels), samples_of(X, Y)
+        leads = [kernels[family.members[0]] for family in found]
+        overflown = []
+        computed = many_values(
+            leads, X, Y, kind=manifest.kind, dtype=manifest.dtype, backend=self.backend
+        )
+        for i, values in computed:
+            steps = total_pair_steps(Work.of(leads[i].to_dict()), samples)
             self.pair_steps += steps
             try:
-                block = values.of(family.members[0])
-                for member, factor in zip(family.members, family.factors, strict=True):
-                    self._store(member, multiple(block, factor), steps, started)
-                    started, steps = time.perf_counter(), 0
+                self._store_family(found[i], values, steps, started)
             except OverflowError as error:
-                overflown.append((self.tile.kernels[family.members[0]], error))
+                overflown.append((self.tile.kernels[found[i].members[0]], error))
+            started = time.perf_counter()
         if overflown:
             raise _overflow(overflown)
+
+    def _store_family(
+        self, family: Family, values: Block | OverflowError, steps: int, started: float
+    ) -> None:
+        if isinstance(values, OverflowError):
+            raise values
+        for member, factor in zip(family.members, family.factors, strict=True):
+            self._store(member, multiple(values, factor), steps, started)
+            started, steps = time.perf_counter(), 0
 
     def _store(self, member: int, block: Block, steps: int, started: float) -> None:
         tile, one = Tile(self.tile.row, self.tile.col), self.store.slice(self.tile.kernels[member])
