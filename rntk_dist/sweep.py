@@ -6,10 +6,11 @@ call resumes. Kernels that are multiples of each other are computed once in a ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -185,6 +186,23 @@ class Sweep:
 
         stacked: da.Array = da.stack([gram.to_dask() for gram in self])
         return stacked
+
+
+def grid(kernel: RNTK, values: Mapping[str, Sequence[Any]]) -> list[RNTK]:
+    """The kernel with every combination of these options; the last option changes fastest.
+
+    Raises ValueError for an option that there is not, without a value, or with a wrong one.
+    """
+    known = [field.name for field in fields(RNTK)]
+    for name, given in values.items():
+        if name not in known:
+            raise ValueError(f"{name} is no option of a kernel: they are {', '.join(known)}")
+        if not given:
+            raise ValueError(f"{name} has no value to sweep over: give at least one")
+    return [
+        replace(kernel, **dict(zip(values, chosen, strict=True)))
+        for chosen in product(*values.values())
+    ]
 
 
 # -- how -------------------------------------------------------------------------------------------

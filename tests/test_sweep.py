@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from clusters import client_of
 from distributed import Client
+from typer.testing import CliRunner, Result
 
 import rntk_dist as rd
+from rntk_dist.cli import app
 from rntk_dist.compute import fill
 from rntk_dist.creation import ensure_store
 from rntk_dist.failures import TileError
@@ -21,6 +24,7 @@ from rntk_dist.manifest import SweepFoundError
 from rntk_dist.plan import Tile, Work, total_pair_steps
 from rntk_dist.progress import Progress
 from rntk_dist.store import CorruptTileError, StoreFormatError
+from rntk_dist.sweep import grid
 from rntk_dist.sweep_store import SweepManifest, SweepStore, SweepTile, make_batches
 from rntk_dist.tile_task import compute_batch, works_of
 
@@ -329,3 +333,42 @@ def test_reading_needs_no_right_to_write(tmp_path: Path, client: Client, X: rd.S
     again = swept(KERNELS[:2], X, tmp_path / "sweep", client, tile=None)
     assert again.store.manifest == first.store.manifest
     assert written(tmp_path / "sweep") == chunks
+
+
+# -- grids and the command ------------------------------------------------------------------------
+
+
+def test_a_grid_has_every_combination() -> None:
+    kernels = grid(rd.RNTK(depth=2), {"sigma_w": [1.3, 1.4], "sigma_b": [0, 0.1, 1]})
+    assert [(kernel.sigma_w, kernel.sigma_b) for kernel in kernels] == [
+        *((1.3, 0.0), (1.3, 0.1), (1.3, 1.0)),
+        *((1.4, 0.0), (1.4, 0.1), (1.4, 1.0)),
+    ]
+    assert {kernel.depth for kernel in kernels} == {2}
+    with pytest.raises(ValueError, match="sigma_x is no option of a kernel"):
+        grid(rd.RNTK(), {"sigma_x": [1]})
+    with pytest.raises(ValueError, match="sigma_w has no value"):
+        grid(rd.RNTK(), {"sigma_w": []})
+
+
+def test_the_command_sweeps_and_goes_on(tmp_path: Path, client: Client, X: rd.Sequences) -> None:
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).normal(size=(6, 5)))
+    assert client.scheduler is not None
+
+    def call(*more: str) -> Result:
+        head = ["sweep", f"{tmp_path / 'data.npy'}", "--store", f"{tmp_path / 'sweep'}", "-q"]
+        at = ["--scheduler", client.scheduler.address, "--backend", "numpy"]
+        return CliRunner(env={"COLUMNS": "80"}).invoke(app, [*head, *at, *more])
+
+    over = ("--over", "sigma_w=1.3,1.4", "--over", "readout=last,per_step", "--sigma-b", "0.1")
+    done = call(*over, "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["shape"] == [4, 6, 6]
+    assert facts["tiles"] == {"stored": 4, "total": 4}
+    sweep = rd.open_sweep(tmp_path / "sweep")
+    assert sweep.kernels[1] == rd.RNTK(sigma_w=1.3, readout="per_step", sigma_b=0.1)
+    assert "4 kernels" in call(*over).stdout
+    other = call("--over", "sigma_w=1.3,1.5")
+    assert (other.exit_code, "kernels: stored 4, given 2" in other.stderr) == (3, True)
+    assert call("--over", "sigma_w").exit_code == 2
