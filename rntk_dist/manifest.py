@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
@@ -121,11 +122,16 @@ class Manifest:
 def versions() -> dict[str, str]:
     """Versions of what computes and stores here."""
     return {
-        "rntk_dist": version("rntk_dist"),
+        "rntk_dist": _own_version(),
         "numpy": np.__version__,
         "zarr": zarr.__version__,
         "python": platform.python_version(),
     }
+
+
+@cache
+def _own_version() -> str:
+    return version("rntk_dist")  # which reads a file: as long as a small tile takes to compute
 
 
 def provenance(**extra: str) -> dict[str, str]:
