@@ -11,6 +11,7 @@ from rntk_dist.kernel import RNTK
 from rntk_dist.lease import LeaseLostError, StoreBusyError
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import IdentityError
+from rntk_dist.sweep import Sweep, open_sweep, sweep
 from rntk_dist.verify import Verification, repair, verify
 
 __version__ = version("rntk_dist")
@@ -29,14 +30,17 @@ __all__ = [
     "Sequences",
     "StoreBusyError",
     "StoreUnavailableError",
+    "Sweep",
     "Verification",
     "__version__",
     "connect",
     "gram",
     "jobs",
     "open_gram",
+    "open_sweep",
     "plot",
     "repair",
     "submit",
+    "sweep",
     "verify",
 ]

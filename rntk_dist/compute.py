@@ -39,6 +39,7 @@ from rntk_dist.kernel.rntk import Backend
 from rntk_dist.plan import (
     Tile,
     TileMemoryError,
+    Work,
     Workers,
     check_memory,
     tile_costs,
@@ -46,7 +47,8 @@ from rntk_dist.plan import (
 )
 from rntk_dist.progress import Progress
 from rntk_dist.store import GramStore, show
-from rntk_dist.tile_task import TileRecord, attempt_tile, work_of
+from rntk_dist.sweep_store import SweepStore, SweepTile
+from rntk_dist.tile_task import TileRecord, attempt_tile, work_of, works_of
 
 _POLL = 0.02
 
@@ -167,12 +169,29 @@ def _memory(store: GramStore, workers: Workers) -> str:
 
 def _pair_steps(store: GramStore, tiles: list[Tile]) -> int:
     """Of all these tiles; of one that is extended, only what is added to it."""
+    if isinstance(store, SweepStore):
+        return _sweep_pair_steps(store, tiles)
     work = work_of(store)
     steps = sum(tile_costs(store.plan, work, store.samples(), tiles).values())
     if isinstance(store, GrowingStore):
         old, stored = store.base, filter(store.is_extended, tiles)
         steps -= sum(tile_costs(old.plan, work, old.samples(), stored).values())
     return steps
+
+
+def _sweep_pair_steps(store: SweepStore, tasks: list[Tile]) -> int:
+    """Of all these tasks; kernels that are multiples of each other count once in a task."""
+    times: Counter[tuple[Work, Tile]] = Counter()
+    for task in tasks:
+        if isinstance(task, SweepTile):
+            tile = Tile(task.row, task.col)
+            times.update((work, tile) for work in works_of(store, task))
+    plan, samples = store.manifest.plan, store.samples()
+    by_work = {
+        work: tile_costs(plan, work, samples, {tile for of, tile in times if of == work})
+        for work in {work for work, _ in times}
+    }
+    return sum(n * by_work[work][tile] for (work, tile), n in times.items())
 
 
 def _check_workers(store: GramStore, workers: Workers) -> None:
@@ -291,7 +310,7 @@ class _Run:
             self.identity,
             self.submitted[tile],
             self.job,
-            key=f"rntk-tile-{self.job}-{tile.row}-{tile.col}{again}",
+            key=f"rntk-tile-{self.job}-{tile.name}{again}",
             pure=False,
             priority=self.drive.priority,
             **crew.restrictions(),

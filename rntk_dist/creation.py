@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from distributed import Client
 from zarr.abc.store import Store
@@ -50,6 +51,8 @@ class Wanted:
     dtype: DType = "float64"
     backend: Backend = "auto"
 
+    stores: ClassVar[type[GramStore]] = GramStore
+
     def __post_init__(self) -> None:
         if in_memory(self.where):
             raise ValueError(
@@ -66,7 +69,7 @@ class Wanted:
         """
         if GramStore.is_interrupted(self.where) and has_lease(self.where):
             return None
-        existing = GramStore.find(self.where, writable=writable)
+        existing = self.stores.find(self.where, writable=writable)
         if existing is not None:
             tile = existing.plan.tile if self.tile is None else self.tile
             existing.check_identity(self._manifest(self._plan(tile)))
@@ -102,7 +105,7 @@ class Wanted:
                     "choose another store"
                 )
             GramStore.clear_interrupted(self.where)
-        return GramStore.create(self.where, manifest, self.X, self.Y)
+        return self.stores.create(self.where, manifest, self.X, self.Y)
 
     @property
     def _itemsize(self) -> int:

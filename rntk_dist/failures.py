@@ -20,7 +20,14 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from rntk_dist.plan import MIB, Tile, ceil_div
-from rntk_dist.store import GramStore, IdentityError, Location, StoreFormatError, show
+from rntk_dist.store import (
+    GramStore,
+    IdentityError,
+    Location,
+    StoreFormatError,
+    SweepFoundError,
+    show,
+)
 
 _SAME_AT_EVERY_TRY = (OverflowError, ValueError, TypeError)
 
@@ -89,6 +96,8 @@ def _errno(error: Exception) -> int | None:
 def _is_there(location: Location) -> bool:
     try:
         return GramStore.find(location) is not None
+    except SweepFoundError:
+        return True
     except StoreFormatError:
         return False
     except OSError:  # a request that fails does not say that there is nothing
@@ -133,7 +142,7 @@ def refused(location: str | Store) -> Iterator[None]:
 
 def check_all_stored(store: GramStore, computed: set[Tile]) -> None:
     """Raise StoreUnavailableError if tiles that were stored are not there at the end."""
-    gone = computed - store.stored_tiles()
+    gone = store.gone(computed)
     if gone:
         raise StoreUnavailableError(
             f"{len(gone)} tiles that this run has stored are gone from {show(store.location)}: "

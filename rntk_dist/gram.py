@@ -107,14 +107,14 @@ def gram(
     opened = wanted.find()
     if opened is None or opened.missing_tiles():
         with owned(wanted, client, wait) as (opened, held):
-            _fill(opened, client, backend, progress, held.check)
+            fill_missing(opened, client, backend, progress, held.check)
     elif opened.report() is None:
         with suppress(OSError):  # a whole store that cannot be written to is whole all the same
             opened.finish()
     return Gram(opened)
 
 
-def _fill(
+def fill_missing(
     store: GramStore,
     client: Client | None,
     backend: Backend,
@@ -279,7 +279,7 @@ class Gram:
         rows, cols = self.plan.grid
         blocks: da.Array = da.map_blocks(
             _read_block,
-            self.store.location,
+            self.store.opener(),
             self.plan,
             chunks=(self._extents(rows, 0), self._extents(cols, 1)),
             dtype=self.dtype,
@@ -344,7 +344,7 @@ class Gram:
         with lease(self.store.location, wait) as held:
             growing = begin(GramStore.open(self.store.location, writable=True), fresh)
             if growing is not None:
-                _fill(growing, client, backend, progress, held.check)
+                fill_missing(growing, client, backend, progress, held.check)
                 growing.finish()
         return open_gram(self.store.location)
 
@@ -461,12 +461,12 @@ def _by_tile(
     return needs
 
 
-def _read_block(location: Location, plan: Plan, block_id: tuple[int, int]) -> Block:
+def _read_block(opener: Callable[[], GramStore], plan: Plan, block_id: tuple[int, int]) -> Block:
     """One block of `Gram.to_dask`; `block_id` is its row and column block."""
     row, col = block_id
     mirrored = plan.symmetric and row > col
     tile = Tile(col, row) if mirrored else Tile(row, col)
     n_rows, n_cols = plan.block_shape(tile)  # the store may have grown since
-    block = GramStore.open(location).read_tile(tile)[:n_rows, :n_cols]
+    block = opener().read_tile(tile)[:n_rows, :n_cols]
     # A mirrored view is not contiguous, which many a consumer of a block would copy anyway.
     return np.ascontiguousarray(block.T) if mirrored else block

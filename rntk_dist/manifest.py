@@ -6,11 +6,12 @@ import hashlib
 import json
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import zarr
@@ -18,6 +19,10 @@ import zarr
 from rntk_dist.plan import Plan
 
 FORMAT = 2
+"""Of a store of one matrix."""
+
+SWEEP_FORMAT = 3
+"""Of a store of many kernels' matrices, which versions that know only the former must not touch."""
 
 type Kind = Literal["ntk", "nngp"]
 
@@ -28,6 +33,10 @@ class IdentityError(ValueError):
 
 class StoreFormatError(ValueError):
     """The location holds no Gram store that this version reads; the message says what it is."""
+
+
+class SweepFoundError(StoreFormatError):
+    """The store holds a sweep, where one matrix was asked for."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,19 @@ class Manifest:
     fingerprint: str
     fingerprint_y: str | None = None
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    format: ClassVar[int] = FORMAT
+    dimensions: ClassVar[tuple[str, ...]] = ("row", "col")  # as in Gram.to_xarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the stored array."""
+        return self.plan.shape
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Of the stored array's chunks, a tile each."""
+        return self.plan.chunk_shape
 
     @property
     def dtype(self) -> np.dtype[np.floating[Any]]:
@@ -68,7 +90,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the group's attributes."""
         return {
-            "format": FORMAT,
+            "format": self.format,
             "identity": self.identity(),
             "identity_sha256": self.identity_sha256(),
             "provenance": dict(self.provenance),
@@ -100,11 +122,16 @@ class Manifest:
 def versions() -> dict[str, str]:
     """Versions of what computes and stores here."""
     return {
-        "rntk_dist": version("rntk_dist"),
+        "rntk_dist": _own_version(),
         "numpy": np.__version__,
         "zarr": zarr.__version__,
         "python": platform.python_version(),
     }
+
+
+@cache
+def _own_version() -> str:
+    return version("rntk_dist")  # which reads a file: as long as a small tile takes to compute
 
 
 def provenance(**extra: str) -> dict[str, str]:
@@ -114,17 +141,37 @@ def provenance(**extra: str) -> dict[str, str]:
 
 
 def read_manifest(where: str, data: Any) -> Manifest:
-    """The manifest in a group's attributes; `where` is the store's place, in messages.
+    """The manifest of a matrix in a group's attributes; `where` is the store's place, in messages.
 
-    Raises StoreFormatError for anything but a whole manifest that this version reads.
+    Raises StoreFormatError for anything but a whole manifest that this version reads,
+    SweepFoundError for that of a sweep.
+    """
+    if _is_sweep(data):
+        raise SweepFoundError(
+            f"{where} holds a sweep of many kernels, not one Gram matrix: rd.open_sweep reads it, "
+            "rd.sweep goes on with it; for a Gram matrix choose another store"
+        )
+    read_identity(where, data, FORMAT)
+    return decoded(where, data, Manifest.from_dict)
+
+
+def _is_sweep(data: Any) -> bool:
+    """Of a format that may become newer: what it is shows in any."""
+    return isinstance(data, dict) and "kernels" in data.get("identity", {})
+
+
+def read_identity(where: str, data: Any, newest: int) -> Mapping[str, Any]:
+    """What a manifest up to the format `newest` identifies; its SHA-256 is checked.
+
+    Raises StoreFormatError as `read_manifest`.
     """
     if not isinstance(data, dict) or not isinstance(data.get("format"), int):
         raise StoreFormatError(
             f"{where} is a Zarr group, but not a Gram store: choose another store"
         )
-    if data["format"] > FORMAT:
+    if data["format"] > newest:
         raise StoreFormatError(
-            f"{where} has format {data['format']}, this version reads up to {FORMAT}: "
+            f"{where} has format {data['format']}, this version reads up to {newest}: "
             "upgrade rntk_dist"
         )
     if "identity" not in data:
@@ -134,8 +181,16 @@ def read_manifest(where: str, data: Any) -> Manifest:
             "delete it"
         )
     _check_hash(where, data)
+    identity: Mapping[str, Any] = data["identity"]
+    return identity
+
+
+def decoded[M: Manifest](
+    where: str, data: Mapping[str, Any], decode: Callable[[Mapping[str, Any]], M]
+) -> M:
+    """The manifest that `decode` makes; raises StoreFormatError if that cannot be."""
     try:
-        return Manifest.from_dict(data)
+        return decode(data)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreFormatError(f"{where}: its manifest is damaged: {error}") from error
 

@@ -44,6 +44,11 @@ class Tile:
     row: int
     col: int
 
+    @property
+    def name(self) -> str:
+        """What tells it from the other tiles of a matrix, in the key of its task."""
+        return f"{self.row}-{self.col}"
+
     def __str__(self) -> str:
         return f"({self.row}, {self.col})"
 

@@ -28,11 +28,12 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -55,6 +56,7 @@ from rntk_dist.manifest import IdentityError as IdentityError
 from rntk_dist.manifest import Kind as Kind
 from rntk_dist.manifest import Manifest as Manifest
 from rntk_dist.manifest import StoreFormatError as StoreFormatError
+from rntk_dist.manifest import SweepFoundError as SweepFoundError
 from rntk_dist.manifest import provenance as provenance
 from rntk_dist.manifest import versions as versions
 from rntk_dist.plan import Plan, Samples, Tile
@@ -65,8 +67,9 @@ PARTIAL_AGE = 3600.0
 """Seconds after its last change at which a `.partial` file has no living writer."""
 
 _NAMESPACE = "rntk_dist"
-_CHUNK_KEY = re.compile(r"gram/c/(\d+)/(\d+)")
-_RECORD_KEY = re.compile(r"gram/records/(\d+)\.(\d+)\.json")
+_CHUNKS, _RECORDS = "gram/c/", "gram/records/"
+_CHUNK = re.compile(r"(\d+)/(\d+)")
+_RECORD = re.compile(r"(\d+)\.(\d+)\.json")
 _PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
 _OTHER_KEYS = re.compile(
     r"(gram/)?zarr\.json|gram/\.?lease[-.][^/]*"  # the latter says who fills the store now
@@ -115,7 +118,7 @@ class GramStore:
     @classmethod
     def create(
         cls, location: Location, manifest: Manifest, X: Sequences, Y: Sequences | None = None
-    ) -> GramStore:
+    ) -> Self:
         """Make an empty Gram store, with its manifest last: without it, creation was interrupted.
 
         Raises FileExistsError if the location holds anything but the lease of who creates; nothing
@@ -131,7 +134,7 @@ class GramStore:
         return cls.open(where, writable=True)
 
     @classmethod
-    def open(cls, location: Location, *, writable: bool = False) -> GramStore:
+    def open(cls, location: Location, *, writable: bool = False) -> Self:
         """Open an existing store.
 
         Raises FileNotFoundError if nothing is there, StoreFormatError if it is something else, an
@@ -141,20 +144,28 @@ class GramStore:
         mode: Any = "r+" if writable else "r"
         group = _open_group(where, mode)
         data: Any = group.attrs.asdict().get(_NAMESPACE)
-        manifest = read_manifest(show(where), data)
+        manifest = cls._read_manifest(show(where), data)
         growing = read_manifest(show(where), data["growing"]) if "growing" in data else None
         # A gap must be an error, not a block of NaN; Zarr does not store such run-time settings.
         config: Any = {"write_empty_chunks": True, "read_missing_chunks": False}
         array = zarr.open_array(group.store, path="gram", mode=mode, config=config)
         return cls(where, manifest, group, array, growing)
 
+    @staticmethod
+    def _read_manifest(where: str, data: Any) -> Manifest:
+        return read_manifest(where, data)
+
     @classmethod
-    def find(cls, location: Location, *, writable: bool = False) -> GramStore | None:
+    def find(cls, location: Location, *, writable: bool = False) -> Self | None:
         """As `open`, but None if there is nothing yet."""
         try:
             return cls.open(location, writable=writable)
         except FileNotFoundError:
             return None
+
+    def opener(self) -> Callable[[], GramStore]:
+        """What opens this store for reading on another machine, too."""
+        return partial(GramStore.open, self.location)
 
     @staticmethod
     def is_interrupted(location: Location) -> bool:
@@ -269,16 +280,25 @@ class GramStore:
             raise MissingTileError(f"tile {tile} is not stored in {show(self.location)}") from error
         except ValueError as error:  # what Zarr's crc32c codec raises, also for a chunk cut short
             raise CorruptTileError(
-                f"tile {tile} is damaged: `rntk-dist repair {show(self.location)}` computes its "
-                f"chunk {chunk_key(tile)} anew ({error})"
+                f"tile {tile} is damaged: {self._remedy(tile)} ({error})"
             ) from error
         return np.asarray(block)
 
+    def _remedy(self, tile: Tile) -> str:
+        """What is to be done about a damaged tile."""
+        key = self._chunk_key(tile)
+        return f"`rntk-dist repair {show(self.location)}` computes its chunk {key} anew"
+
     def stored_tiles(self) -> frozenset[Tile]:
         """The tiles whose chunks are listed in the store, by one listing."""
-        keys = collect_aiterator(self._store.list_prefix("gram/c/"))
-        tiles = (_tile_in(_CHUNK_KEY, key) for key in keys)
+        place = _CHUNKS + self._part
+        keys = collect_aiterator(self._store.list_prefix(place))
+        tiles = (_tile_in(_CHUNK, key, place) for key in keys)
         return frozenset(tile for tile in tiles if tile in self.plan)
+
+    def gone(self, tiles: Iterable[Tile]) -> set[Tile]:
+        """Those of the tiles that are not stored, by one listing."""
+        return set(tiles) - self.stored_tiles()
 
     def missing_tiles(self) -> list[Tile]:
         """The tiles of the plan that are not stored, row by row."""
@@ -295,38 +315,39 @@ class GramStore:
             self._check_tile(tile)
         self._mark(None)
         for tile in tiles:
-            for key in (chunk_key(tile), record_key(tile)):
+            for key in (self._chunk_key(tile), self._record_key(tile)):
                 sync(self._store.delete(key))  # which is silent where there is nothing
 
     # -- records and the report --------------------------------------------------------------------
 
     def checksum(self, tile: Tile) -> str | None:
         """CRC-32C, 8 hex digits, that a tile's chunk ends in, unchecked; None if not stored."""
-        end = self._get(chunk_key(tile), SuffixByteRequest(4))
+        end = self._get(self._chunk_key(tile), SuffixByteRequest(4))
         # Some servers send the whole chunk in place of a part.
         return None if end is None else f"{int.from_bytes(end[-4:], 'little'):08x}"
 
     def chunk_bytes(self, tile: Tile) -> int:
         """The size of a tile's chunk as it is stored, 0 if it is not; reads it."""
         # fsspec answers getsize from an earlier listing.
-        return len(self._get(chunk_key(tile)) or b"")
+        return len(self._get(self._chunk_key(tile)) or b"")
 
     def write_record(self, tile: Tile, record: Record) -> None:
         """Put the record of a stored tile beside it, in place of an earlier one."""
         self._check_tile(tile)
         value = default_buffer_prototype().buffer.from_bytes(record.to_json())
-        sync(self._store.set(record_key(tile), value))
+        sync(self._store.set(self._record_key(tile), value))
 
     def drop_record(self, tile: Tile) -> None:
         """Delete the record of a tile; one that is not there is passed over."""
-        sync(self._store.delete(record_key(tile)))
+        sync(self._store.delete(self._record_key(tile)))
 
     def records(self, only: Container[Tile] | None = None) -> dict[Tile, Record]:
         """The records there are, by default of all tiles; one that cannot be read is left out."""
         among = self.plan if only is None else only
-        keys = collect_aiterator(self._store.list_prefix("gram/records/"))
-        tiles = [tile for tile in (_tile_in(_RECORD_KEY, key) for key in keys) if tile in among]
-        texts = sync(_get_all(self._store, [record_key(tile) for tile in tiles]))
+        place = _RECORDS + self._part
+        keys = collect_aiterator(self._store.list_prefix(place))
+        tiles = [tile for tile in (_tile_in(_RECORD, key, place) for key in keys) if tile in among]
+        texts = sync(_get_all(self._store, [self._record_key(tile) for tile in tiles]))
         read = zip(tiles, (Record.from_json(text) for text in texts), strict=True)
         return {tile: record for tile, record in read if record is not None}
 
@@ -413,7 +434,8 @@ class GramStore:
     def _is_own(self, key: str) -> bool:
         if _OTHER_KEYS.fullmatch(key):
             return True
-        tile = _tile_in(_RECORD_KEY if key.endswith(".json") else _CHUNK_KEY, key)
+        of_record = key.endswith(".json")
+        tile = _tile_in(*((_RECORD, key, _RECORDS) if of_record else (_CHUNK, key, _CHUNKS)))
         planned = tile in (self.growing or self.manifest).plan
         # "00" is a number, but no chunk's.
         return planned and key in (chunk_key(tile), record_key(tile))
@@ -426,8 +448,19 @@ class GramStore:
         found = sync(self._store.get(key, default_buffer_prototype(), part))
         return None if found is None else found.to_bytes()
 
-    def _region(self, tile: Tile) -> tuple[slice, slice]:
-        """A tile's part of the matrix: all of its chunk that lies inside, put without a read."""
+    @property
+    def _part(self) -> str:
+        """What the keys of this matrix's chunks begin with, after the array's; a sweep has many."""
+        return ""
+
+    def _chunk_key(self, tile: Tile) -> str:
+        return chunk_key(tile, self._part)
+
+    def _record_key(self, tile: Tile) -> str:
+        return record_key(tile, self._part)
+
+    def _region(self, tile: Tile) -> tuple[int | slice, ...]:
+        """A tile's part of the array: all of its chunk that lies inside, put without a read."""
         return slice(*self.plan.rows(tile)), slice(*self.plan.cols(tile))
 
     def _check_tile(self, tile: Tile) -> None:
@@ -471,19 +504,19 @@ def show(location: str | Store) -> str:
     return str(location)
 
 
-def chunk_key(tile: Tile) -> str:
-    """The key of a tile's chunk inside the store."""
-    return f"gram/c/{tile.row}/{tile.col}"
+def chunk_key(tile: Tile, part: str = "") -> str:
+    """The key of a tile's chunk inside the store; `part` begins those of one matrix of many."""
+    return f"{_CHUNKS}{part}{tile.row}/{tile.col}"
 
 
-def record_key(tile: Tile) -> str:
-    """The key of a tile's record inside the store."""
-    return f"gram/records/{tile.row}.{tile.col}.json"
+def record_key(tile: Tile, part: str = "") -> str:
+    """The key of a tile's record inside the store; `part` as in `chunk_key`."""
+    return f"{_RECORDS}{part}{tile.row}.{tile.col}.json"
 
 
-def _tile_in(pattern: re.Pattern[str], key: str) -> Tile:
-    """The tile that a key of this pattern belongs to; for another key one that no plan has."""
-    match = pattern.fullmatch(key)
+def _tile_in(pattern: re.Pattern[str], key: str, place: str) -> Tile:
+    """The tile that a key of this pattern in this place belongs to; else one that no plan has."""
+    match = pattern.fullmatch(key.removeprefix(place))
     return Tile(int(match[1]), int(match[2])) if match else Tile(-1, -1)
 
 
@@ -564,12 +597,12 @@ def _occupied(where: str | Store) -> FileExistsError:
 def _new_array(group: zarr.Group, manifest: Manifest) -> None:
     group.create_array(
         "gram",
-        shape=manifest.plan.shape,
-        chunks=manifest.plan.chunk_shape,
+        shape=manifest.shape,
+        chunks=manifest.chunk_shape,
         dtype=manifest.dtype,
         fill_value=float("nan"),
         filters=None,
-        dimension_names=("row", "col"),  # as in Gram.to_xarray; xarray opens no array without
+        dimension_names=manifest.dimensions,  # xarray opens no array without
         serializer=BytesCodec(endian="little"),
         compressors=(Crc32cCodec(),),
     )

@@ -1,4 +1,4 @@
-"""One tile's task, as a worker runs it: read, compare, store, report.
+"""One tile's task, as a worker runs it: read, compare, store, report; of a sweep's many kernels.
 
 A task gets the store's location and a tile, and returns a small record. All else it needs is in the
 store, and its values go there: nothing travels through the scheduler or the client.
@@ -21,12 +21,15 @@ from rntk_dist.creation import samples_of
 from rntk_dist.failures import Refusal, in_a_line
 from rntk_dist.growth import GrowingStore, open_for
 from rntk_dist.kernel.backends import fastest_backend
+from rntk_dist.kernel.families import Family, families, multiple
+from rntk_dist.kernel.many import many_values
 from rntk_dist.kernel.rntk import RNTK, Backend
 from rntk_dist.metrics import count_failure, count_tile
 from rntk_dist.plan import Plan, Tile, Work, total_pair_steps
 from rntk_dist.records import Record
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore, Location, versions
+from rntk_dist.sweep_store import SweepStore, SweepTile, open_sweep_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,6 +79,83 @@ def compute_tile(
     return record
 
 
+def compute_batch(
+    location: Location,
+    tile: SweepTile,
+    backend: Backend = "auto",
+    identity: str | None = None,
+    attempt: int = 1,
+) -> TileRecord:
+    """Compute one tile of some kernels of a sweep, and store each: the task of a sweep.
+
+    It reads the two slabs of the tile once. A kernel that overflows does not keep the others of the
+    task from being stored.
+
+    Raises OverflowError at the end where kernels have overflowed, IdentityError as `compute_tile`.
+    """
+    started = time.perf_counter()
+    store = open_sweep_for(location, identity)
+    work = _Batch(store, tile, backend, attempt)
+    with threadpool_limits(1), _named_in_tile(store.plan, tile):
+        work.run()
+    seconds = time.perf_counter() - started
+    host, pid = socket.gethostname(), os.getpid()
+    return TileRecord(tile, seconds, work.pair_steps, work.nbytes, host, pid, backend)
+
+
+class _Batch:
+    """One tile of some kernels of a sweep: what is stored of it, and what was to be computed."""
+
+    def __init__(self, store: SweepStore, tile: SweepTile, backend: Backend, attempt: int) -> None:
+        self.store, self.tile, self.backend, self.attempt = store, tile, backend, attempt
+        self.pair_steps = self.nbytes = 0
+
+    def run(self) -> None:
+        """Store each kernel's tile as soon as it is there; raise what has overflowed at the end."""
+        manifest, started = self.store.manifest, time.perf_counter()
+        X, Y = _slabs(self.store, self.tile)
+        kernels = [RNTK.from_dict(manifest.kernels[i]) for i in self.tile.kernels]
+        found, samples = families(kernels), samples_of(X, Y)
+        leads = [kernels[family.members[0]] for family in found]
+        overflown = []
+        computed = many_values(
+            leads, X, Y, kind=manifest.kind, dtype=manifest.dtype, backend=self.backend
+        )
+        for i, values in computed:
+            steps = total_pair_steps(Work.of(leads[i].to_dict()), samples)
+            self.pair_steps += steps
+            try:
+                self._store_family(found[i], values, steps, started)
+            except OverflowError as error:
+                overflown.append((self.tile.kernels[found[i].members[0]], error))
+            started = time.perf_counter()
+        if overflown:
+            raise _overflow(overflown)
+
+    def _store_family(
+        self, family: Family, values: Block | OverflowError, steps: int, started: float
+    ) -> None:
+        if isinstance(values, OverflowError):
+            raise values
+        for member, factor in zip(family.members, family.factors, strict=True):
+            self._store(member, multiple(values, factor), steps, started)
+            started, steps = time.perf_counter(), 0
+
+    def _store(self, member: int, block: Block, steps: int, started: float) -> None:
+        tile, one = Tile(self.tile.row, self.tile.col), self.store.slice(self.tile.kernels[member])
+        one.write_tile(tile, block)
+        self.nbytes += block.nbytes
+        seconds, host, pid = time.perf_counter() - started, socket.gethostname(), os.getpid()
+        done = TileRecord(tile, seconds, steps, block.nbytes, host, pid, self.backend)
+        _write_down(one, done, self.attempt)
+
+
+def _overflow(overflown: list[tuple[int, OverflowError]]) -> OverflowError:
+    (kernel, first), more = overflown[0], len(overflown) - 1
+    others = f", and so with {more} others of this task" if more else ""
+    return OverflowError(f"with kernel {kernel} of the sweep{others}: {first}")
+
+
 def _values(store: GramStore, tile: Tile, compare: _Comparison) -> Block:
     if isinstance(store, GrowingStore) and store.is_extended(tile):
         return store.extended(tile, compare)
@@ -123,7 +203,10 @@ def attempt_tile(
     """
     facts = {"job": job, "tile": [tile.row, tile.col], "attempt": attempt}
     try:
-        record = compute_tile(location, tile, backend, identity, attempt)
+        if isinstance(tile, SweepTile):
+            record = compute_batch(location, tile, backend, identity, attempt)
+        else:
+            record = compute_tile(location, tile, backend, identity, attempt)
     except Exception as error:
         count_failure(_used(backend))
         refusal = Refusal.of(error, location)
@@ -160,5 +243,12 @@ def _named_in_tile(plan: Plan, tile: Tile) -> Iterator[None]:
 
 
 def work_of(store: GramStore) -> Work:
-    """What the store's kernel does with a pair of sequences."""
+    """What the store's kernel does with a pair of sequences; of a sweep's, the most demanding."""
     return Work.of(store.manifest.kernel)
+
+
+def works_of(store: SweepStore, tile: SweepTile) -> list[Work]:
+    """What a task of a sweep does with a pair of sequences: once for each family of kernels."""
+    kernels = [store.manifest.kernels[i] for i in tile.kernels]
+    found = families([RNTK.from_dict(kernel) for kernel in kernels])
+    return [Work.of(kernels[family.members[0]]) for family in found]

@@ -40,7 +40,7 @@ from rntk_dist.tile_task import compute_tile
 
 COMMAND = Path(sys.executable).parent / "rntk-dist"
 COMMANDS = [
-    *("plan", "run", "resume", "append", "submit", "status", "jobs", "cancel"),
+    *("plan", "run", "resume", "append", "sweep", "submit", "status", "jobs", "cancel"),
     *("info", "verify", "repair", "export", "demo"),
 ]
 KERNEL = RNTK(sigma_w=1.3, readout="per_step")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rntk_dist.cli import demo, jobs, matrices, stores
+from rntk_dist.cli import demo, jobs, matrices, stores, sweeps
 from rntk_dist.cli.exits import Commands, interrupt_on_sigterm
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 for _panel, _commands in {
-    "Compute": (matrices.plan, matrices.run, matrices.resume, matrices.append),
+    "Compute": (matrices.plan, matrices.run, matrices.resume, matrices.append, sweeps.sweep),
     "Jobs on a cluster": (jobs.submit, jobs.status, jobs.jobs, jobs.cancel),
     "Stores": (stores.info, stores.verify, stores.repair, stores.export),
     "Try it": (demo.demo,),

@@ -17,6 +17,8 @@ from rntk_dist.store import (
     Location,
     MissingTileError,
     StoreFormatError,
+    SweepFoundError,
+    locate,
     show,
 )
 
@@ -86,6 +88,8 @@ def interruptible(store: Location) -> Iterator[None]:
 def _kept(store: Location) -> str:
     try:
         opened = GramStore.find(store)
+    except SweepFoundError:
+        return f"what is stored is kept in {show(locate(store))}, and the same call resumes"
     except StoreFormatError:  # before its manifest was written
         opened = None
     if opened is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rntk_dist.gram import Gram
 
-_Workers = Annotated[
+Workers = Annotated[
     int | None,
     typer.Option(
         min=1, metavar="N", help="Worker processes on this machine; by default, a core's."
@@ -37,9 +37,7 @@ _Workers = Annotated[
 
 @takes_cluster
 @takes_job
-def plan(
-    *, job: JobFile, cluster: Cluster, workers: _Workers = None, as_json: Json = False
-) -> None:
+def plan(*, job: JobFile, cluster: Cluster, workers: Workers = None, as_json: Json = False) -> None:
     """What a run would take, from a calibration of two seconds; computes and stores nothing.
 
     Takes the same arguments as run. Where the store exists, it says what is left to do.
@@ -79,7 +77,7 @@ def run(
     *,
     job: JobFile,
     cluster: Cluster,
-    workers: _Workers = None,
+    workers: Workers = None,
     wait: Wait = 0.0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -97,7 +95,7 @@ def resume(
     store: Store,
     *,
     cluster: Cluster,
-    workers: _Workers = None,
+    workers: Workers = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it to the cluster as a job, as submit does.")
     ] = False,
@@ -127,7 +125,7 @@ def append(
     ] = None,
     *,
     cluster: Cluster,
-    workers: _Workers = None,
+    workers: Workers = None,
     wait: Wait = 0.0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -153,7 +151,7 @@ def _append(
 
     gram, started = open_gram(store), time.monotonic()
     fresh = None if data is None else read_sequences(data)
-    with interruptible(store), _client(cluster, workers) as client:
+    with interruptible(store), workers_client(cluster, workers) as client:
         grown = gram.append(fresh, client=client, progress=not quiet, wait=wait)
     appended = grown.shape[0] - gram.shape[0]
     _print_gram(grown, {"sequences_appended": appended}, time.monotonic() - started, as_json)
@@ -167,7 +165,7 @@ def _run(
     store = required_store(job)
     before, started = _stored(store), time.monotonic()
     X, Y = job.sequences()
-    with interruptible(store), _client(cluster, workers) as client:
+    with interruptible(store), workers_client(cluster, workers) as client:
         done = gram(
             job.kernel,
             X,
@@ -195,7 +193,7 @@ def _cluster_client(cluster: Cluster, workers: int | None) -> "Iterator[Client |
 
 
 @contextmanager
-def _client(cluster: Cluster, workers: int | None) -> "Iterator[Client | None]":
+def workers_client(cluster: Cluster, workers: int | None) -> "Iterator[Client | None]":
     """A client of the cluster, or of so many workers here; None for as many as suit the work."""
     with _cluster_client(cluster, workers) as client:
         if client is not None or workers is None:

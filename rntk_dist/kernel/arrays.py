@@ -153,6 +153,8 @@ def _diagonals(recursion: Recursion, lengths: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _piece_of_diagonal(recursion: Recursion, slab: Slab) -> Array:
+    if recursion.readout != "mean" and cell_for(recursion.activation, "float64", np).distance:
+        return _coinciding(recursion, slab)
     at, lag, steps = _self_pairs(_diagonals(recursion, slab.lengths), slab.lengths)
     first = slab.first[at]
     if recursion.readout == "mean":
@@ -167,6 +169,65 @@ def _piece_of_diagonal(recursion: Recursion, slab: Slab) -> Array:
         _run(recursion, sweep, direction, direction, values, np)
         total += np.bincount(at, weights=weight * values, minlength=len(slab))
     return total
+
+
+def _coinciding(recursion: Recursion, slab: Slab) -> Array:
+    """Self values where the state is a distance: it stays 0, and only the tangent part is left.
+
+    What `_run` gives to the last bit, for it adds zeros to the same numbers.
+    """
+    total = np.zeros(len(slab))
+    order = slab.longest_first()
+    last, lengths = (slab.first + slab.lengths - 1)[order], slab.lengths[order]
+    for direction in slab.directions:
+        values = np.zeros(len(slab))
+        _run_coinciding(recursion, direction, last, lengths, values)
+        total[order] += values
+    return total
+
+
+def _run_coinciding(
+    recursion: Recursion,
+    direction: Direction,
+    last: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    total: Array,
+) -> None:
+    """As `_run`, of sequences with themselves, end-aligned, longest first; w = 0 throughout."""
+    cell = cell_for(recursion.activation, total.dtype.name, np)
+    depth, h = len(direction.layers), np.zeros(())
+    first_trained = recursion.frozen if recursion.tangent else depth
+    carried = np.zeros((depth, len(last)))
+
+    def output() -> Array:
+        value: Array = cell.readout(h, carried[-1, :n])
+        value *= direction.output[at] * direction.output[at]
+        return value
+
+    counts = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")
+    for needed in range(lengths[0] - 1, -1, -1):
+        n = int(counts[needed])
+        at = last[:n] - needed
+        for k in range(first_trained, depth):
+            carried[k, :n] = 0.5 + _carry(cell, direction.layers[k], at, carried[:, :n], k)
+        if recursion.readout != "last":
+            total[:n] += output()
+    if recursion.readout in ("last", "diagonal_authors"):
+        total += output()
+    total *= cell.unit
+
+
+def _carry(cell: Cell, layer: Layer, at: Array, carried: Array, k: int) -> Array:
+    """What the tangent part of layer k carries over at the next step of sequences themselves."""
+    a = layer.recurrent[at]
+    carry: Array = (cell.gain * a) * a
+    carry *= carried[k]
+    if layer.below is not None:
+        b = layer.below[at]
+        share = (cell.gain * b) * b
+        share *= carried[k - 1]
+        carry += share
+    return carry
 
 
 def _dtype(slab: Slab) -> np.dtype[Any]:

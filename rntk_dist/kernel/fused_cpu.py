@@ -124,11 +124,12 @@ def _operations() -> Operations:
 
 @cache
 def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs them
-    activation: str, dtype: str, one_input: bool, width: int
+    activation: str, dtype: str, inline: int, width: int
 ) -> Callable[..., Any]:
     """The compiled sweep of rows against a block of ``width`` lanes.
 
-    ``one_input``: the first layer has exactly one input feature (and no bias), taken inline.
+    ``inline``: 1 or 2 if the first layer has just so many inputs (one feature, and the bias), which
+    are then combined where they are needed; 0 if they are summed beforehand, for a group of rows.
     """
     number = np.dtype(dtype).type
     cell = MAKERS[activation](number, _operations(), _jit)
@@ -225,23 +226,34 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     # state is three rows: h, g and the angle made of its inputs.
 
     @_jit
+    def first_inputs(state: Any, angle: Any, x: Any, z: Any, lanes: Any, y: Any) -> Any:
+        """What the inputs bring to the angle of one lane, whose recurrent feature is at y."""
+        if inline == 1:
+            return combine(x, lanes[y + wide])
+        if inline == 2:
+            return combine(x, lanes[y + wide]) + combine(z, lanes[y + wide + wide])
+        return state[angle]
+
+    @_jit
     def first_tangent(
-        state: Any, at: Any, a: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
+        state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
+        a, first, second = row[x], row[x + unsigned(1)], row[x + unsigned(inline)]
         for j in range(low, n):
             b, h = lanes[y + j], at + j
             g = h + wide
-            inputs = combine(x, lanes[y + wide + j]) if one_input else state[g + wide]
+            inputs = first_inputs(state, g + wide, first, second, lanes, y + j)
             value = recur(state[h], a, b, inputs)
             state[h], state[g] = tangent(value, gain * a * b * state[g])
 
     @_jit
     def first_covariance(
-        state: Any, at: Any, a: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
+        state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
+        a, first, second = row[x], row[x + unsigned(1)], row[x + unsigned(inline)]
         for j in range(low, n):
             b, h = lanes[y + j], at + j
-            inputs = combine(x, lanes[y + wide + j]) if one_input else state[h + wide + wide]
+            inputs = first_inputs(state, h + wide + wide, first, second, lanes, y + j)
             state[h] = covariance(recur(state[h], a, b, inputs))
 
     @_jit
@@ -272,13 +284,13 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     ) -> None:
         """One step of all layers, of the lanes low..n: features of the row at x, of lanes at y.
 
-        The row's state begins at ``at``; its inputs are summed already, unless there is just one.
+        The row's state begins at ``at``; its inputs are summed already, unless taken inline.
         """
         inputs, bias, one = unsigned(shape.inputs), unsigned(shape.bias), unsigned(1)
         if shape.first_trained == 0:
-            first_tangent(state, at, row[x], row[x + one], lanes, y, low, n)
+            first_tangent(state, at, row, x, lanes, y, low, n)
         else:
-            first_covariance(state, at, row[x], row[x + one], lanes, y, low, n)
+            first_covariance(state, at, row, x, lanes, y, low, n)
         x += one + inputs
         y += (one + inputs) * wide
         for k in range(1, shape.depth):
@@ -334,7 +346,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
         features, lanes = side[0], block[0]
         size, one, n = unsigned(shape.features), unsigned(1), whole(block[2][y])
         at = unsigned(y) * size * wide
-        if not one_input:
+        if not inline:
             most = active - 1  # rows that are not there repeat this one, and are not looked at
             xs = (
                 ts[0] * size + one,
@@ -473,7 +485,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
                 for j in range(np.int64(lows[r]), out.shape[1]):
                     out[i + r, j] = unit * total[r * width + j]
 
-    return _keep(_jit(sweep), activation, dtype, one_input, width)
+    return _keep(_jit(sweep), activation, dtype, inline, width)
 
 
 @cache
@@ -542,7 +554,7 @@ def _values(
         stop = min(start + width, len(columns.lengths))
         lanes = _lanes(columns.part(start, stop), shape, width)
         side = rows.part(0, stop if symmetric else len(rows.lengths))
-        loops = _loops(recursion.activation, dtype.name, shape.inputs == 1, width)
+        loops = _loops(recursion.activation, dtype.name, _inline(shape), width)
         loops(side, lanes, shape, start if symmetric else -1, out[:, start:stop])
 
     starts = range(0, len(columns.lengths), width)
@@ -555,6 +567,11 @@ def _values(
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(block, starts[1:]))
     return out
+
+
+def _inline(shape: Shape) -> int:
+    """How many inputs the loops combine where they need them; 0: summed beforehand."""
+    return shape.inputs if shape.inputs <= 2 else 0
 
 
 def _width(columns: Side, shape: Shape) -> int:

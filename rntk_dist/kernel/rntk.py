@@ -1,7 +1,7 @@
 """RNTK: the hyper-parameters of an infinitely wide recurrent network, and its kernel."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rntk_dist.kernel import sensitivity
 from rntk_dist.kernel.arrays import Recursion, diagonal_values
 from rntk_dist.kernel.backends import tile_function
-from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slab
+from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slabs, stacked
 from rntk_dist.markup import card, facts, strong
 from rntk_dist.sequences import Sequences
 
@@ -148,9 +148,11 @@ class RNTK:
         columns = None if Y is None else Sequences.from_arrays(Y)
         number = check_run_options(kind, dtype, backend)
         self.check_sequences(rows, columns)
-        row_slab = make_slab(self, rows)
-        column_slab = None if columns is None else make_slab(self, columns)
-        return self._matrix(row_slab, column_slab, self.recursion(kind), number, backend)
+        row_side = prepared([self], rows, kind, with_self=columns is None)[0]
+        column_side = None
+        if columns is not None:
+            column_side = prepared([self], columns, kind, with_self=False)[0]
+        return self.compare(row_side, column_side, kind=kind, dtype=number, backend=backend)
 
     def diag(
         self, X: Any, *, kind: Kind = "ntk", dtype: DType | np.dtype[Any] | type = "float64"
@@ -159,8 +161,8 @@ class RNTK:
         sequences = Sequences.from_arrays(X)
         number = check_run_options(kind, dtype, "auto")
         self.check_sequences(sequences, None)
-        slab, recursion = make_slab(self, sequences), self.recursion(kind)
-        return self._diagonal(slab, self._factor(slab, recursion), recursion, number)
+        side = prepared([self], sequences, kind, with_self=True)[0]
+        return self._diagonal(side, self._factor(side), number)
 
     def sensitivity(self, x: Any, y: Any, *, kind: Kind = "ntk") -> Float64:
         """Norm of the gradient of k(x, y) with respect to each step of x.
@@ -236,48 +238,88 @@ class RNTK:
                 f'{lengths[-1]}: use "last", "per_step" or "mean"'
             )
 
-    def _matrix(
+    def compare(
         self,
-        rows: Slab,
-        columns: Slab | None,
-        recursion: Recursion,
+        rows: "Prepared",
+        columns: "Prepared | None",
+        *,
+        kind: Kind,
         dtype: np.dtype[Any],
         backend: Backend,
     ) -> NDArray[Any]:
+        """The matrix of sequences `prepared` for this kernel; without columns, with themselves.
+
+        Of ``rows`` without columns the self values must be known. Raises OverflowError.
+        """
+
         def cast(array: NDArray[Any]) -> NDArray[Any]:
             return array.astype(dtype, copy=False)
 
-        row = rows.transfer(cast)
-        column = None if columns is None else columns.transfer(cast)
-        values = tile_function(backend)(recursion, row, column)
+        row = rows.slab.transfer(cast)
+        column = None if columns is None else columns.slab.transfer(cast)
+        values = tile_function(backend)(self.recursion(kind), row, column)
         other = rows if columns is None else columns
-        row_factor = self._factor(rows, recursion)
-        column_factor = row_factor if columns is None else self._factor(columns, recursion)
+        row_factor = self._factor(rows)
+        column_factor = row_factor if columns is None else self._factor(columns)
         _times_outer(values, row_factor, column_factor)
         if columns is None:
-            np.fill_diagonal(values, self._diagonal(rows, row_factor, recursion, dtype))
-        _refuse_overflow(values, rows, other)
+            np.fill_diagonal(values, self._diagonal(rows, row_factor, dtype))
+        _refuse_overflow(values, rows.slab, other.slab)
         return values
 
-    def _factor(self, slab: Slab, recursion: Recursion) -> Float64:
+    def _factor(self, side: "Prepared") -> Float64:
         """What turns relative values into kernel values, a factor for each sequence."""
         if not self.normalize:
-            return slab.scale
-        root = np.sqrt(diagonal_values(recursion, slab))
+            return side.slab.scale
+        root = np.sqrt(side.known())
         return np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
 
-    def _diagonal(
-        self, slab: Slab, factor: Float64, recursion: Recursion, dtype: np.dtype[Any]
-    ) -> NDArray[Any]:
+    def _diagonal(self, side: "Prepared", factor: Float64, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Values of each sequence with itself, computed in float64, rounded to ``dtype``."""
         with np.errstate(over="ignore"):  # refused below, with the sequence's name
             if self.normalize:
                 exact = (factor > 0).astype(np.float64)
             else:
-                exact = diagonal_values(recursion, slab) * factor**2
+                exact = side.known() * factor**2
             values: NDArray[Any] = exact.astype(dtype)
-        _refuse_overflow(values, slab, slab)
+        _refuse_overflow(values, side.slab, side.slab)
         return values
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Sequences as one kernel compares them.
+
+    Attributes
+    ----------
+    slab : their features
+    self_values : (n,) what each is with itself, in units of its scale squared; None if not needed
+    """
+
+    slab: Slab
+    self_values: Float64 | None
+
+    def known(self) -> Float64:
+        """The self values. Raises ValueError if they were not asked for."""
+        if self.self_values is None:
+            raise ValueError("these sequences were prepared without self values: ask for them")
+        return self.self_values
+
+
+def prepared(
+    kernels: Sequence[RNTK], sequences: Sequences, kind: Kind, *, with_self: bool
+) -> list[Prepared]:
+    """Sequences for each of some kernels, which are of one `variances.shape_of`.
+
+    ``with_self``: with their self values, which kernels that normalise have in any case. Steps of
+    all kernels are taken together. Raises OverflowError as `variances.make_slabs`.
+    """
+    slabs = make_slabs(kernels, sequences)
+    if not (with_self or any(kernel.normalize for kernel in kernels)):
+        return [Prepared(slab, None) for slab in slabs]
+    values = diagonal_values(kernels[0].recursion(kind), stacked(slabs))
+    parts = np.split(values, len(slabs))
+    return [Prepared(slab, part) for slab, part in zip(slabs, parts, strict=True)]
 
 
 def _times_outer(values: NDArray[Any], rows: Float64, columns: Float64) -> None:

@@ -13,7 +13,7 @@ its norm:
     S = sqrt(V)    relu, linear            erf   S = 1
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -183,8 +183,32 @@ def make_slab(kernel: "RNTK", sequences: Sequences) -> Slab:
     OverflowError
         If a variance exceeds float64, naming the sequence and the step.
     """
-    views = [sequences, sequences.reversed()] if kernel.bidirectional else [sequences]
-    directions = [make_direction(kernel, view)[0] for view in views]
+    return make_slabs([kernel], sequences)[0]
+
+
+def make_slabs(kernels: Sequence["RNTK"], sequences: Sequences) -> list[Slab]:
+    """The slab of each kernel; they walk through time together, so they must be of one `shape_of`.
+
+    Raises
+    ------
+    OverflowError
+        As `make_slab`, of the first kernel for which that is so.
+    """
+    views = [sequences, sequences.reversed()] if kernels[0].bidirectional else [sequences]
+    found = [make_directions(kernels, view) for view in views]
+    return [
+        _slab(kernel, sequences, [directions[k][0] for directions in found])
+        for k, kernel in enumerate(kernels)
+    ]
+
+
+def shape_of(kernel: "RNTK") -> tuple[object, ...]:
+    """What kernels must have in common to be computed side by side."""
+    layers = kernel.depth, kernel.activation, kernel.bidirectional, kernel.sigma_b > 0
+    return *layers, kernel.readout, kernel.frozen_layers, kernel.initial_state
+
+
+def _slab(kernel: "RNTK", sequences: Sequences, directions: list[Direction]) -> Slab:
     starts = sequences.offsets[:-1]
     peaks = [np.maximum.reduceat(direction.output, starts) for direction in directions]
     scale: Float64 = np.maximum.reduce(peaks)
@@ -198,28 +222,90 @@ def make_slab(kernel: "RNTK", sequences: Sequences) -> Slab:
     )
 
 
+def stacked(slabs: Sequence[Slab]) -> Slab:
+    """The slabs of several kernels of one `shape_of` as one: the sequences of one after another."""
+    if len(slabs) == 1:
+        return slabs[0]
+    steps = [len(slab.directions[0].output) for slab in slabs]
+    starts = np.cumsum([0, *steps[:-1]])
+    return Slab(
+        lengths=np.concatenate([slab.lengths for slab in slabs]),
+        first=np.concatenate([slab.first + at for slab, at in zip(slabs, starts, strict=True)]),
+        directions=tuple(
+            map(_side_by_side, zip(*(slab.directions for slab in slabs), strict=True))
+        ),
+        scale=np.concatenate([slab.scale for slab in slabs]),
+    )
+
+
+def _side_by_side(directions: tuple[Direction, ...]) -> Direction:
+    layers = zip(*(direction.layers for direction in directions), strict=True)
+    return Direction(
+        tuple(map(_joined, layers)), np.concatenate([each.output for each in directions])
+    )
+
+
+def _joined(layers: tuple[Layer, ...]) -> Layer:
+    below = [layer.below for layer in layers if layer.below is not None]
+    return Layer(
+        np.concatenate([layer.recurrent for layer in layers]),
+        np.concatenate(below) if below else None,
+        np.concatenate([layer.inputs for layer in layers], axis=1),
+    )
+
+
 def make_direction(kernel: "RNTK", sequences: Sequences) -> tuple[Direction, Float64]:
     """The features of sequences read forward, ``output`` being S; and q, shape (depth, steps)."""
+    return make_directions([kernel], sequences)[0]
+
+
+def make_directions(
+    kernels: Sequence["RNTK"], sequences: Sequences
+) -> list[tuple[Direction, Float64]]:
+    """`make_direction` of each kernel, all of one `shape_of`."""
     steps, m = sequences.values.shape
+    norm, depth = NORMS[kernels[0].activation], kernels[0].depth
+    values, walk = sequences.values.astype(np.float64), _Walk.through(sequences)
+    scaled = [values * (kernel.sigma_u / np.sqrt(m)) for kernel in kernels]
+    from_below = [np.einsum("ik,ik->i", each, each) for each in scaled]
+    lift: list[Float64 | None] = [None] * len(kernels)
+    variances = np.empty((len(kernels), depth, steps))
+    layers: list[list[Layer]] = [[] for _ in kernels]
+    outputs = [np.empty(0)] * len(kernels)
+    for k in range(depth):
+        drives = [
+            below + kernel.sigma_b**2 for below, kernel in zip(from_below, kernels, strict=True)
+        ]
+        variances[:, k] = walk.variances(kernels, norm, drives)
+        for i, kernel in enumerate(kernels):
+            q = variances[i, k]
+            outputs[i] = output = norm.output(q)
+            parts = [*scaled[i].T] if k == 0 else []
+            layers[i].append(_layer(kernel, sequences, q, output, parts, lift[i]))
+            from_below[i], lift[i] = kernel.sigma_u**2 * norm.variance(q), kernel.sigma_u * output
+    return [
+        (Direction(tuple(layers[i]), kernel.sigma_v * outputs[i]), variances[i])
+        for i, kernel in enumerate(kernels)
+    ]
+
+
+def _layer(
+    kernel: "RNTK",
+    sequences: Sequences,
+    q: Float64,
+    output: Float64,
+    inputs: list[Float64],
+    lift: Float64 | None,
+) -> Layer:
+    """One layer's features: its variances, its outputs, what comes in and what from below."""
     norm = NORMS[kernel.activation]
-    scaled = sequences.values.astype(np.float64) * (kernel.sigma_u / np.sqrt(m))
-    variances = np.empty((kernel.depth, steps))
-    layers = []
-    from_below, lift = np.einsum("ik,ik->i", scaled, scaled), None
-    for k in range(kernel.depth):
-        q = variances[k] = _variances(kernel, norm, from_below + kernel.sigma_b**2, sequences)
-        n, output = norm.norm(q) / norm.feature, norm.output(q)
-        parts = [*scaled.T] if k == 0 else []
-        parts += [np.full(steps, kernel.sigma_b)] if kernel.sigma_b > 0 else []
-        layers.append(
-            Layer(
-                recurrent=_ratio(_memory(kernel, output, sequences), n),
-                below=None if lift is None else _ratio(lift, n),
-                inputs=np.array([_ratio(part, n) for part in parts]).reshape(-1, steps),
-            )
-        )
-        from_below, lift = kernel.sigma_u**2 * norm.variance(q), kernel.sigma_u * output
-    return Direction(tuple(layers), kernel.sigma_v * output), variances
+    n = norm.norm(q) / norm.feature
+    bias = [np.full(len(q), kernel.sigma_b)] if kernel.sigma_b > 0 else []
+    return Layer(
+        recurrent=_ratio(_memory(kernel, output, sequences), n),
+        below=None if lift is None else _ratio(lift, n),
+        inputs=np.array([_ratio(part, n) for part in [*inputs, *bias]]).reshape(-1, len(q)),
+    )
 
 
 def _memory(kernel: "RNTK", output: Float64, sequences: Sequences) -> Float64:
@@ -230,24 +316,54 @@ def _memory(kernel: "RNTK", output: Float64, sequences: Sequences) -> Float64:
     return memory
 
 
-def _variances(kernel: "RNTK", norm: Norm, drive: Float64, sequences: Sequences) -> Float64:
-    """q of one layer at every step, given what the recurrent part does not bring.
+@dataclass(frozen=True)
+class _Walk:
+    """A way through the packed steps of sequences: one step of all of them at once.
 
-    Only this follows the sequences step by step; it takes one step of all of them at once.
+    Attributes
+    ----------
+    sequences : whose steps they are
+    longest_first : (n,) the order of the sequences within a step
+    counts : how many sequences have the step, for each one
+    places : (steps,) packed positions, step by step
     """
-    order = np.argsort(-sequences.lengths, kind="stable")
-    first, lengths = sequences.offsets[:-1][order], sequences.lengths[order]
-    counts = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")
-    q = np.empty_like(drive)
-    memory = np.full(len(order), (kernel.sigma_w * kernel.sigma_h) ** 2)
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below, with the sequence's name
-        for t, active in enumerate(counts):
-            at = first[:active] + t
-            now = memory[:active] + drive[at]
-            q[at] = now
-            memory = kernel.sigma_w**2 * norm.variance(now)
-    _refuse_overflow(q, sequences)
-    return q
+
+    sequences: Sequences
+    longest_first: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def through(cls, sequences: Sequences) -> "_Walk":
+        order = np.argsort(-sequences.lengths, kind="stable")
+        first, lengths = sequences.offsets[:-1][order], sequences.lengths[order]
+        counts = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")
+        places = np.concatenate([first[:active] + t for t, active in enumerate(counts)])
+        return cls(sequences, order, counts, places)
+
+    def variances(self, kernels: Sequence["RNTK"], norm: Norm, drives: list[Float64]) -> Float64:
+        """q of one layer at every step, (kernels, steps), given what the recurrent part lacks.
+
+        Only this follows the sequences step by step. Raises OverflowError.
+        """
+        walked = np.array([drive[self.places] for drive in drives])
+        memory = np.array([(kernel.sigma_w * kernel.sigma_h) ** 2 for kernel in kernels])
+        gains = np.array([kernel.sigma_w**2 for kernel in kernels])[:, None]
+        now = np.repeat(memory[:, None], len(self.longest_first), axis=1)
+        start = 0
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # refused below, with the sequence's name
+            for active in self.counts:
+                part = walked[:, start : start + active]
+                part += now[:, :active]
+                now = gains * norm.variance(part)
+                start += active
+        q = np.empty_like(walked)
+        q[:, self.places] = walked
+        for each in q:
+            _refuse_overflow(each, self.sequences)
+        return q
 
 
 def _refuse_overflow(q: Float64, sequences: Sequences) -> None:

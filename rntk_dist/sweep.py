@@ -1,0 +1,251 @@
+"""`sweep` computes the Gram matrices of many kernels over the same sequences; `Sweep` reads them.
+
+All of them are in one store, and what is missing is known for each tile of each kernel: the same
+call resumes. Kernels that are multiples of each other are computed once in a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from distributed import Client
+
+from rntk_dist.creation import Wanted, owned
+from rntk_dist.gram import Gram, fill_missing
+from rntk_dist.kernel.families import families
+from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
+from rntk_dist.plan import Plan
+from rntk_dist.sequences import Sequences
+from rntk_dist.store import GramStore, Location, Manifest, locate, show
+from rntk_dist.sweep_store import SweepManifest, SweepStore, demand
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+
+def sweep(
+    kernels: Iterable[RNTK],
+    X: Any,
+    Y: Any = None,
+    *,
+    store: Location,
+    kind: Kind = "ntk",
+    client: Client | None = None,
+    tile: int | None = None,
+    dtype: DType = "float64",
+    backend: Backend = "auto",
+    progress: bool = True,
+    wait: float = 0.0,
+) -> Sweep:
+    """Compute the Gram matrices of many kernels over X, or X against Y: run it, or resume it.
+
+    What a task reads is read once for several kernels. Kernels that only rescale others (sigma_v;
+    for relu and linear sigma_u, sigma_b and sigma_h together) are multiplied, not computed. Only
+    tiles that the store lacks are computed; on a complete store this is `open_sweep`.
+
+    Parameters
+    ----------
+    kernels
+        The kernels; their order is that of the result.
+    X, Y
+        As for `rd.gram`; each kernel has a symmetric (n, n) or a rectangular (n, m) matrix.
+    store
+        A local path or a URL that all workers can reach. It holds all the matrices, as one array
+        (kernel, row, column).
+    kind, client, tile, dtype, backend, progress, wait
+        As for `rd.gram`; the tile is that of all kernels.
+
+    Raises
+    ------
+    ValueError
+        There are no kernels, or one does not take the sequences.
+    IdentityError
+        The store holds a sweep of other kernels, or of other sequences.
+    Exception
+        As `rd.gram`, where tiles, workers, the store or its owner are the reason. What is stored is
+        kept, and the same call resumes.
+    """
+    chosen = tuple(kernels)
+    rows = Sequences.from_arrays(X)
+    cols = None if Y is None else Sequences.from_arrays(Y)
+    wanted = _wanted(chosen, rows, cols, locate(store), kind, tile, dtype, backend)
+    opened = wanted.find()
+    if opened is None or opened.missing_tiles():
+        with owned(wanted, client, wait) as (found, held):
+            fill_missing(_in_families(found, chosen), client, backend, progress, held.check)
+    elif opened.report() is None:
+        with suppress(OSError):  # a whole store that cannot be written to is whole all the same
+            opened.finish()
+    return open_sweep(store)
+
+
+def open_sweep(store: Location) -> Sweep:
+    """The sweep in a store, complete or not, for reading.
+
+    Raises FileNotFoundError if nothing is there, StoreFormatError if it is something else.
+    """
+    return Sweep(SweepStore.open(store))
+
+
+class Sweep:
+    """The stored Gram matrices of many kernels: `sweep[i]` is the `Gram` of `sweep.kernels[i]`.
+
+    It is a sequence of Gram views: it has a length, and a loop goes through it.
+    """
+
+    def __init__(self, store: SweepStore) -> None:
+        self.store = store
+
+    @property
+    def plan(self) -> Plan:
+        """How each of the matrices is cut into tiles."""
+        return self.store.manifest.plan
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(kernels, rows, columns)."""
+        return len(self), *self.plan.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.floating[Any]]:
+        """Of the stored values: float32 or float64."""
+        return self.store.manifest.dtype
+
+    @property
+    def kind(self) -> str:
+        """Either "ntk" or "nngp"."""
+        return self.store.manifest.kind
+
+    @cached_property
+    def kernels(self) -> tuple[RNTK, ...]:
+        """The kernels, in the order in which they were given."""
+        return tuple(RNTK.from_dict(options) for options in self.store.manifest.kernels)
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """The samples of the rows, and of the columns if symmetric."""
+        return self.store.sequences()
+
+    @cached_property
+    def sequences_y(self) -> Sequences | None:
+        """The samples of the columns if rectangular, else None."""
+        return self.store.sequences_y()
+
+    @property
+    def complete(self) -> bool:
+        """True if every tile of every kernel has been computed."""
+        return not self.store.missing_tiles()
+
+    def progress(self) -> list[int]:
+        """For each kernel the number of its tiles that are stored; lists the store anew."""
+        counts = [0] * len(self)
+        for kernel, _, _ in self.store.stored():
+            counts[kernel] += 1
+        return counts
+
+    def __len__(self) -> int:
+        return len(self.store.manifest.kernels)
+
+    def __getitem__(self, i: int) -> Gram:
+        """The matrix of one kernel; negative positions count from the end.
+
+        Raises IndexError if there is no such kernel.
+        """
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"there is no kernel {i} in a sweep of {len(self)}")
+        return Gram(self.store.slice(i % len(self)))
+
+    def __iter__(self) -> Iterator[Gram]:
+        return (self[i] for i in range(len(self)))
+
+    def index(self, kernel: RNTK) -> int:
+        """The position of a kernel in the list; raises ValueError if it is not in it."""
+        try:
+            return self.kernels.index(kernel)
+        except ValueError as error:
+            raise ValueError(f"{kernel} is not one of the {len(self)} of this sweep") from error
+
+    def __repr__(self) -> str:
+        count, rows, cols = self.shape
+        stored, total = sum(self.progress()), count * self.plan.n_tiles
+        what = f"{count} kernels, {rows} x {cols} {self.dtype.name} {self.kind}"
+        return f"Sweep({what}, {stored}/{total} tiles, store={show(self.store.location)!r})"
+
+    def to_dask(self) -> da.Array:
+        """All matrices as one lazy Dask array (kernels, rows, columns), a block a tile.
+
+        Raises IncompleteGramError where a tile has not been computed.
+        """
+        import dask.array as da  # here, as in Gram.to_dask
+
+        stacked: da.Array = da.stack([gram.to_dask() for gram in self])
+        return stacked
+
+
+def grid(kernel: RNTK, values: Mapping[str, Sequence[Any]]) -> list[RNTK]:
+    """The kernel with every combination of these options; the last option changes fastest.
+
+    Raises ValueError for an option that there is not, without a value, or with a wrong one.
+    """
+    known = [field.name for field in fields(RNTK)]
+    for name, given in values.items():
+        if name not in known:
+            raise ValueError(f"{name} is no option of a kernel: they are {', '.join(known)}")
+        if not given:
+            raise ValueError(f"{name} has no value to sweep over: give at least one")
+    return [
+        replace(kernel, **dict(zip(values, chosen, strict=True)))
+        for chosen in product(*values.values())
+    ]
+
+
+# -- how -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _WantedSweep(Wanted):
+    """The matrices of many kernels, and where they are to be stored.
+
+    `kernel` is the one whose tasks need most memory. Raises ValueError as `Wanted`, for any kernel.
+    """
+
+    kernels: tuple[RNTK, ...] = ()
+
+    stores: ClassVar[type[GramStore]] = SweepStore
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for kernel in self.kernels:
+            kernel.check_sequences(self.X, self.Y)
+
+    def _manifest(self, plan: Plan) -> Manifest:
+        options = [kernel.to_dict() for kernel in self.kernels]
+        return SweepManifest.of(super()._manifest(plan), options)
+
+
+def _wanted(
+    kernels: tuple[RNTK, ...],
+    X: Sequences,
+    Y: Sequences | None,
+    where: Any,
+    kind: Kind,
+    tile: int | None,
+    dtype: DType,
+    backend: Backend,
+) -> _WantedSweep:
+    if not kernels:
+        raise ValueError("a sweep needs kernels, and there are none: give at least one")
+    most = max(kernels, key=lambda kernel: demand(kernel.to_dict()))
+    return _WantedSweep(where, most, X, Y, kind, tile, dtype, backend, kernels)
+
+
+def _in_families(store: GramStore, kernels: tuple[RNTK, ...]) -> GramStore:
+    """The store with multiples of a kernel in its group, so that they come into its task."""
+    groups = tuple(family.members for family in families(kernels))
+    return replace(store, groups=groups) if isinstance(store, SweepStore) else store

@@ -1,0 +1,339 @@
+"""The store of a sweep: the matrices of many kernels over the same sequences, in one array.
+
+    gram            (kernels, rows, columns) array, one chunk a tile of one kernel
+    gram/records    <kernel>/<row>.<column>.json: the record of each chunk
+    sequences, sequences_y and attributes as in a store of one matrix, with the format 3 and the
+    identity of a `SweepManifest`
+
+What is missing is known for each tile of each kernel. A task takes one tile of several kernels, so
+that sequences are read once for all of them; how many is no part of the store, and may be other the
+next time. `SweepStore.slice` is the matrix of one kernel, a store like any other, for reading and
+for the task that fills it.
+
+Knows no kernel but by its options, and no Dask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import batched, chain
+from typing import Any, ClassVar
+
+from zarr.core.sync import collect_aiterator
+
+from rntk_dist.manifest import SWEEP_FORMAT, Manifest, decoded, read_identity
+from rntk_dist.plan import Plan, Tile
+from rntk_dist.records import Report
+from rntk_dist.store import (
+    Block,
+    GramStore,
+    IdentityError,
+    Location,
+    StoreFormatError,
+    locate,
+    show,
+)
+
+GROUPS_A_TASK = 16
+"""Kernels that a task computes at most; with those that are multiples of one, more are stored."""
+
+LEAST_TASKS = 32
+"""Tasks that a sweep has at least, for workers to share, as long as it has as many chunks."""
+
+type Options = Mapping[str, Any]
+"""A kernel's JSON-able dict."""
+
+
+# -- what is planned -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, order=True)
+class SweepTile(Tile):
+    """A task of a sweep: one tile of some kernels, which are positions in the sweep's list."""
+
+    kernels: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Begins as any tile's; the first kernel tells it from the others of a run."""
+        return f"{self.row}-{self.col}-{self.kernels[0]}"
+
+    def __str__(self) -> str:
+        return f"({self.row}, {self.col}) of {_named(self.kernels)}"
+
+
+@dataclass(frozen=True)
+class SweepPlan(Plan):
+    """A plan whose tiles are each of several kernels; every kernel has its place in one batch."""
+
+    batches: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tasks: tiles of a matrix times batches."""
+        return super().n_tiles * len(self.batches)
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of the chunks of all kernels."""
+        return super().bytes_stored * sum(map(len, self.batches))
+
+    def tiles(self) -> Iterator[Tile]:
+        """All tasks, one batch after another, so that the first matrices are soon whole."""
+        for batch in self.batches:
+            for tile in super().tiles():
+                yield SweepTile(tile.row, tile.col, batch)
+
+    def __contains__(self, tile: Tile) -> bool:
+        if not isinstance(tile, SweepTile) or not super().__contains__(tile):
+            return False
+        return any(set(tile.kernels) <= set(batch) for batch in self.batches)
+
+
+def make_batches(groups: Sequence[tuple[int, ...]], n_tiles: int) -> tuple[tuple[int, ...], ...]:
+    """Groups of kernels in runs, each of which is a task for each of a matrix's `n_tiles` tiles.
+
+    The kernels of a group stay in one task, however many they are.
+    """
+    size = min(GROUPS_A_TASK, max(1, len(groups) * n_tiles // LEAST_TASKS))
+    return tuple(tuple(chain.from_iterable(run)) for run in batched(groups, size))
+
+
+# -- what is stored --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SweepManifest(Manifest):
+    """What the store of a sweep holds. `kernel` is the one whose tasks need most memory."""
+
+    kernels: tuple[Options, ...] = ()
+
+    format: ClassVar[int] = SWEEP_FORMAT
+    dimensions: ClassVar[tuple[str, ...]] = ("kernel", "row", "col")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(kernels, rows, columns)."""
+        return len(self.kernels), *super().shape
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """A tile of one kernel."""
+        return 1, *super().chunk_shape
+
+    def identity(self) -> dict[str, Any]:
+        """The JSON-able part that is compared: all kernels, in their order."""
+        rest = {name: value for name, value in super().identity().items() if name != "kernel"}
+        return {"kernels": _columns(self.kernels), **rest}
+
+    def of_kernel(self, i: int) -> Manifest:
+        """What a store of this kernel's matrix alone would hold."""
+        return Manifest(
+            kernel=self.kernels[i],
+            kind=self.kind,
+            plan=self.plan,
+            fingerprint=self.fingerprint,
+            fingerprint_y=self.fingerprint_y,
+            provenance=self.provenance,
+        )
+
+    def differences(self, other: Manifest) -> list[str]:
+        """A line for each field that `other` has otherwise; of kernels, the first that differs."""
+        if not isinstance(other, SweepManifest):
+            return ["  stored is a sweep, given one matrix"]
+        if len(self.kernels) != len(other.kernels):
+            return [f"  kernels: stored {len(self.kernels)}, given {len(other.kernels)}"]
+        for i in range(len(self.kernels)):
+            lines = self.of_kernel(i).differences(other.of_kernel(i))
+            if lines:
+                return [f"  kernel {i} is the first that differs:", *lines]
+        return []
+
+    @classmethod
+    def of(cls, common: Manifest, kernels: Sequence[Options]) -> SweepManifest:
+        """The kernels' manifest; all else is as in that of one of them."""
+        return cls(
+            kernel=common.kernel,
+            kind=common.kind,
+            plan=common.plan,
+            fingerprint=common.fingerprint,
+            fingerprint_y=common.fingerprint_y,
+            provenance=common.provenance,
+            kernels=tuple(kernels),
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SweepManifest:
+        """Inverse of `to_dict`."""
+        kernels = _rows(data["identity"]["kernels"])
+        heaviest = max(kernels, key=demand)
+        identity = {**data["identity"], "kernel": heaviest}
+        return cls.of(Manifest.from_dict({**data, "identity": identity}), kernels)
+
+
+def demand(kernel: Options) -> tuple[bool, bool, int]:
+    """By this a kernel's task needs more memory than another's; see `plan.step_bytes`."""
+    return bool(kernel["bidirectional"]), kernel["readout"] == "mean", int(kernel["depth"])
+
+
+def _columns(kernels: Sequence[Options]) -> dict[str, Any]:
+    """Many kernels' options, with what is the same in all of them once."""
+    first = kernels[0]
+    varying = [name for name in first if any(kernel[name] != first[name] for kernel in kernels)]
+    return {
+        "count": len(kernels),
+        "same": {name: value for name, value in first.items() if name not in varying},
+        "each": {name: [kernel[name] for kernel in kernels] for name in varying},
+    }
+
+
+def _rows(columns: Mapping[str, Any]) -> list[Options]:
+    """Inverse of `_columns`."""
+    each = columns["each"]
+    return [
+        {**columns["same"], **{name: values[i] for name, values in each.items()}}
+        for i in range(columns["count"])
+    ]
+
+
+@dataclass(frozen=True)
+class SweepStore(GramStore):
+    """The store of a sweep; its tiles are tasks, its values are read of one `slice` at a time.
+
+    `groups` are kernels that are to be computed by one task, by default each is one of its own.
+    """
+
+    manifest: SweepManifest
+    groups: tuple[tuple[int, ...], ...] = ()
+
+    @cached_property
+    def plan(self) -> SweepPlan:
+        """How the matrices are cut, and which of them are computed together."""
+        plan = self.manifest.plan
+        groups = self.groups or [(i,) for i in range(len(self.manifest.kernels))]
+        batches = make_batches(groups, plan.n_tiles)
+        return SweepPlan(
+            plan.n_rows, plan.n_cols, plan.tile, plan.symmetric, plan.itemsize, batches
+        )
+
+    @staticmethod
+    def _read_manifest(where: str, data: Any) -> Manifest:
+        if "kernels" not in read_identity(where, data, SWEEP_FORMAT):
+            raise StoreFormatError(
+                f"{where} holds one Gram matrix, not a sweep: rd.open_gram reads it; for a sweep "
+                "choose another store"
+            )
+        return decoded(where, data, SweepManifest.from_dict)
+
+    def slice(self, i: int) -> SweepSlice:
+        """The matrix of one kernel, by its position in the list."""
+        manifest = self.manifest.of_kernel(i)
+        return SweepSlice(self.location, manifest, self.group, self.array, index=i)
+
+    def stored(self) -> set[tuple[int, int, int]]:
+        """(kernel, row, column) of every tile that is stored, by one listing."""
+        keys = collect_aiterator(self._store.list_prefix("gram/c/"))
+        parts = (key.split("/")[2:] for key in keys)
+        return {
+            (int(part[0]), int(part[1]), int(part[2]))
+            for part in parts
+            if len(part) == 3 and all(number.isdecimal() for number in part)
+        }
+
+    def missing_tiles(self) -> list[Tile]:
+        """The tasks that are left, each of the kernels that are not stored."""
+        stored = self.stored()
+        left: list[Tile] = []
+        for tile in self.plan.tiles():
+            kernels = _lacking(tile, stored)
+            if kernels:
+                left.append(SweepTile(tile.row, tile.col, kernels))
+        return left
+
+    def stored_tiles(self) -> frozenset[Tile]:
+        """The tasks of the plan that are stored, for every one of their kernels."""
+        stored = self.stored()
+        return frozenset(tile for tile in self.plan.tiles() if not _lacking(tile, stored))
+
+    def gone(self, tiles: Iterable[Tile]) -> set[Tile]:
+        """Those of the tasks that lack a kernel."""
+        stored = self.stored()
+        return {tile for tile in tiles if _lacking(tile, stored)}
+
+    def finish(self) -> Report | None:
+        """If all is stored, mark the sweep complete with a report on all chunks; else None."""
+        if self.missing_tiles():
+            return None
+        slices = [self.slice(i) for i in range(len(self.manifest.kernels))]
+        records = [record for one in slices for record in one.records().values()]
+        report = Report.of(len(slices) * self.manifest.plan.n_tiles, records)
+        if self.report() != report.to_dict():
+            self._mark(report)
+        return report
+
+    def read_tile(self, tile: Tile) -> Block:
+        """Of one kernel alone: raises TypeError."""
+        raise TypeError(f"tile {tile} is of many kernels: read it from SweepStore.slice(kernel)")
+
+    def write_tile(self, tile: Tile, block: Block) -> None:
+        """Of one kernel alone: raises TypeError."""
+        raise TypeError(f"tile {tile} is of many kernels: write it to SweepStore.slice(kernel)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSlice(GramStore):
+    """The matrix of one kernel in the store of a sweep, at `index` of its array's first axis."""
+
+    index: int
+
+    def opener(self) -> Callable[[], GramStore]:
+        """What opens this matrix for reading on another machine, too."""
+        return partial(open_slice, self.location, self.index)
+
+    @property
+    def _part(self) -> str:
+        return f"{self.index}/"
+
+    def _region(self, tile: Tile) -> tuple[int | slice, ...]:
+        return self.index, *super()._region(tile)
+
+    def _remedy(self, tile: Tile) -> str:
+        return (
+            f"delete {self._chunk_key(tile)} in {show(self.location)}, and the same call of "
+            "rd.sweep computes it anew"
+        )
+
+    def _check_not_outgrown(self, tile: Tile) -> None:
+        """A sweep does not grow."""
+
+
+def open_sweep_for(location: Location, identity: str | None) -> SweepStore:
+    """Open a sweep for writing; by default whatever the store holds.
+
+    Raises IdentityError if it is not the one with this SHA-256, and as `GramStore.open`.
+    """
+    store = SweepStore.open(location, writable=True)
+    if identity not in (None, store.manifest.identity_sha256()):
+        raise IdentityError(
+            f"{show(locate(location))} now holds another sweep than the one this task belongs to"
+        )
+    return store
+
+
+def open_slice(location: Location, index: int) -> GramStore:
+    """The matrix of one kernel of the sweep at this location, for reading."""
+    return SweepStore.open(location).slice(index)
+
+
+def _lacking(tile: Tile, stored: set[tuple[int, int, int]]) -> tuple[int, ...]:
+    """The kernels of a task whose tile is not stored."""
+    kernels = tile.kernels if isinstance(tile, SweepTile) else ()
+    return tuple(k for k in kernels if (k, tile.row, tile.col) not in stored)
+
+
+def _named(kernels: Sequence[int]) -> str:
+    if len(kernels) == 1:
+        return f"kernel {kernels[0]}"
+    return f"the {len(kernels)} kernels {kernels[0]} to {kernels[-1]}"
