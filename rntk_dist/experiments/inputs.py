@@ -74,6 +74,32 @@ class Delays:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """Longer sequences by the means of `steps` equal parts of their time; shorter ones unchanged.
+
+    >>> Averaged(2)(Sequences.from_arrays([[1.0, 2.0, 6.0, 7.0, 9.0], [3.0]]))[0].tolist()
+    [[1.5], [7.333333333333333]]
+    """
+
+    steps: int
+
+    def __call__(self, sequences: Sequences) -> Sequences:
+        """At most `steps` steps; parts differ by one step where they cannot be equal."""
+        return Sequences.from_arrays([self._means(x) for x in sequences], sequences.labels)
+
+    def shape(self, sequences: Sequences) -> tuple[float, int]:
+        """Fewer steps."""
+        return float(np.minimum(sequences.lengths, self.steps).mean()), sequences.n_features
+
+    def _means(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
+        if len(x) <= self.steps:
+            return x
+        bounds = np.arange(self.steps + 1) * len(x) // self.steps
+        means: Float64 = np.add.reduceat(x, bounds[:-1]) / np.diff(bounds)[:, np.newaxis]
+        return means
+
+
+@dataclass(frozen=True)
 class WithDifferences:
     """First differences as further features, each normalised as the sequences themselves are.
 

@@ -17,6 +17,7 @@ from scipy.spatial.distance import cdist
 
 from rntk_dist.experiments.inputs import (
     AsTheyAre,
+    Averaged,
     Delays,
     Inputs,
     Padded,
@@ -41,6 +42,10 @@ SIGMA_W = (ROOT_2, 1.34, 1.47, 1.2, 1.6, 1.0, 0.7)
 SIGMA_B = (0.1, 0.0, 0.5, 1.0, 2.0)
 DELAY_SIGMAS = ((ROOT_2, 0.1), (1.2, 0.1), (1.0, 0.1), (0.7, 0.1))
 WINDOWS = (8, 2, 4, 16, 32, 64)
+
+MEAN_WORK = 4e8
+"""The readout "mean" compares every step with every other one. Where n² T² of the training part
+exceeds this, which takes 2 s of one core, it sees sequences averaged over parts of their time."""
 
 
 class Kernel(Protocol):
@@ -177,20 +182,28 @@ class Method:
     variants: tuple[Variant, ...]
 
 
-def methods(train: Sequences) -> tuple[Method, ...]:
-    """All methods for one data set; of its training part the lengths alone are used."""
+def methods(train: Sequences, mean_work: float = MEAN_WORK) -> tuple[Method, ...]:
+    """All methods for one data set; of its training part the lengths alone are used.
+
+    Where n² T² exceeds `mean_work`, readout "mean" sees sequences averaged: see `MEAN_WORK`.
+    """
     paper = _grid(
         RNTK(sigma_w=w, sigma_b=b, sigma_h=h, initial_state="independent")
         for w, b, h in product(PAPER_SIGMA_W, PAPER_SIGMA_B, PAPER_SIGMA_H)
     )
-    return (Method("RNTK last", paper), *_further_rntk(), *_beyond(train), *_vector_methods(train))
+    return (
+        Method("RNTK last", paper),
+        *_further_rntk(train, mean_work),
+        *_beyond(train),
+        *_vector_methods(train),
+    )
 
 
 def _grid(kernels: Any, inputs: Inputs | None = None) -> tuple[Variant, ...]:
     return tuple(Variant(inputs or AsTheyAre(), kernel) for kernel in kernels)
 
 
-def _further_rntk() -> list[Method]:
+def _further_rntk(train: Sequences, mean_work: float) -> list[Method]:
     """The three readouts, bidirectional and of two layers; 'last' as it is has the paper's grid."""
     kinds: dict[str, dict[str, Any]] = {
         "": {},
@@ -204,8 +217,17 @@ def _further_rntk() -> list[Method]:
         usual = {"readout": readout, **options}
         sigmas = product(SIGMA_W, SIGMA_B)
         kernels = [RNTK.from_dict(usual | {"sigma_w": w, "sigma_b": b}) for w, b in sigmas]
-        found.append(Method(f"RNTK {readout}{suffix}", _grid(kernels)))
+        inputs = _mean_inputs(train, mean_work) if readout == "mean" else AsTheyAre()
+        found.append(Method(f"RNTK {readout}{suffix}", _grid(kernels, inputs)))
     return found
+
+
+def _mean_inputs(train: Sequences, work: float) -> Inputs:
+    """As they are where that is affordable, else averaged to half, a quarter ... of the steps."""
+    longest = steps = int(train.lengths.max())
+    while steps > 8 and (len(train) * steps) ** 2 > work:
+        steps //= 2
+    return AsTheyAre() if steps == longest else Averaged(steps)
 
 
 def _beyond(train: Sequences) -> list[Method]:

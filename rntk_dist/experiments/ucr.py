@@ -11,14 +11,15 @@ All sequences are z-normalised, as those of the published errors are. Test label
 predictions, after every choice is made; the functions that choose are not given them.
 
 How long it takes. On one core of an ordinary machine a Gram matrix of 400 sequences of 300 steps
-takes 0.05 s (readouts "last" and "per_step"), and 10 s with readout "mean"; a support vector
-machine takes from 1.2 ms (up to 100 sequences, few classes) over 7 ms (390 sequences, 12 classes)
-to 40 ms (600 sequences, 60 classes). Cross-validation is what costs: ten folds, twelve values of C
-in both procedures, half of them saved where no multiplier reaches C. One kernel on all 73 data sets
-takes 17 s of one core, so that three hours of two cores suffice for 1200 kernels a data set where
-the paper's method alone has 900. Therefore `budget.FULL` gives that method up to 120 s a data set
-and each other one up to 14 s. What does not fit is thinned by `budget.affordable`, and every result
-says how many kernels of how many were tried.
+takes 0.05 s (readouts "last" and "per_step"), and more than a minute with readout "mean", which
+therefore sees long sequences averaged (`methods.MEAN_WORK`). A support vector machine takes from
+1.2 ms (up to 100 sequences, few classes) over 7 ms (390 sequences, 12 classes) to 40 ms (600
+sequences, 60 classes), and cross-validation has ten folds and twelve values of C in both
+procedures, about half of them saved where no multiplier reaches C: it, and not the kernel, is what
+costs. One kernel on all 73 data sets takes 17 s of one core, so that three hours of two cores
+suffice for 1200 kernels a data set, where the paper's method alone has 900. Therefore `budget.FULL`
+gives that method up to 120 s a data set and each other one up to 14 s. What does not fit is thinned
+by `budget.affordable`, and every result says how many kernels of how many were tried.
 
 What is done is not done again: a folder keeps the counts of every cross-validation, and a file of
 results for every data set and method.
@@ -41,7 +42,7 @@ from threadpoolctl import threadpool_limits
 
 from rntk_dist.experiments import archive
 from rntk_dist.experiments.archive import DataSet, labels_of
-from rntk_dist.experiments.budget import FULL, Budget, affordable
+from rntk_dist.experiments.budget import FULL, Budget, affordable, fit_seconds
 from rntk_dist.experiments.methods import (
     Float64,
     MeanOf,
@@ -69,6 +70,7 @@ PROCEDURES = (PAPER, NORMALISED)
 
 THE_PAPERS = "RNTK last"
 SUM = "sum of kernels"
+NEAREST = "1-NN Euclidean"
 SUMMED = ("RNTK last", "RNTK per_step", "RNTK per_step, bidirectional", "RNTK per_step, delays")
 SUMMED_TOO = ("RNTK per_step, differences", "NTK", "NTK, rescaled")
 QUICK_SETS = 8
@@ -163,8 +165,9 @@ def run_set(root: Path, name: str, *, folder: Path, budget: Budget = FULL) -> li
 
 
 class Squares:
-    """Matrices of the training part, kept while they fit into `KEPT_BYTES`: the one that is chosen
-    is needed again, for the last fit.
+    """Matrices of the training part, kept while they fit into `KEPT_BYTES`.
+
+    The one that is chosen is needed again, for the last fit.
     """
 
     def __init__(self, train: Sequences) -> None:
@@ -195,17 +198,22 @@ class SetRun:
     def results(self) -> Iterator[Result]:
         """Of every method and procedure; those that are kept are read."""
         choices: dict[str, Variant] = {}
-        for method in methods(self.data.train):
+        for method in methods(self.data.train, self.budget.mean_work):
             seconds = self.budget.paper if method.name == THE_PAPERS else self.budget.other
             thinned = affordable(method, self.data.train, PROCEDURES, seconds)
-            found = self._kept_or(thinned.name, _digest(thinned), partial(self._tried, thinned))
+            found = self._kept_or(
+                method.name, _digest(method.name, thinned.variants), partial(self._tried, thinned)
+            )
             for result in found:
                 if result.procedure == NORMALISED.name:
                     choices[method.name] = _named(thinned, result.kernel)
                 yield replace(result, grid=len(method.variants))
+        yield from self._kept_or(NEAREST, _digest(NEAREST, ()), self._nearest)
         parts = [choices[name] for name in (*SUMMED, *SUMMED_TOO) if name in choices]
-        sums = Method(SUM, ())
-        yield from self._kept_or(SUM, _digest(sums, parts), partial(self._summed, parts))
+        every = [MeanOf(c) for size in (2, 3) for c in combinations(parts, size)]
+        sums = every[: max(1, int(self.budget.other / fit_seconds(self.data.train, (NORMALISED,))))]
+        for result in self._kept_or(SUM, _digest(SUM, sums), partial(self._summed, parts, sums)):
+            yield replace(result, grid=len(every))
 
     def _tried(self, method: Method) -> list[Result]:
         train = self.data.train
@@ -217,21 +225,23 @@ class SetRun:
             for procedure, choice in found
         ]
 
-    def _summed(self, parts: list[Variant]) -> list[Result]:
-        """Means of two and of three kernels, of those that other methods have chosen."""
+    def _summed(self, parts: list[Variant], sums: list[MeanOf]) -> list[Result]:
+        """Means of kernels that other methods have chosen; each of those is computed once."""
         train = self.data.train
-        single = [normalised(part.square(train)) for part in parts]
-        chosen = [c for size in (2, 3) for c in combinations(range(len(parts)), size)]
-        sums = [MeanOf(tuple(parts[i] for i in places)) for places in chosen]
+        single = {part: normalised(part.square(train)) for part in parts}
         candidates = [
-            Candidate(f"{places} {total.name}", partial(_mean_at, single, places))
-            for places, total in zip(chosen, sums, strict=True)
+            Candidate(total.name, partial(_mean_at, single, total.parts)) for total in sums
         ]
         found = choose(candidates, train, (NORMALISED,), self._counts(SUM))
         return [
             self._judged(SUM, procedure, choice, sums, Squares(train))
             for procedure, choice in found
         ]
+
+    def _nearest(self) -> list[Result]:
+        """The nearest training sequence in Euclidean distance: nothing is chosen."""
+        accuracy = 1 - archive.nearest_neighbour_error(self.data)
+        return [Result(self.data.name, NEAREST, "none", 0, 0, "", 0.0, 0.0, 0, accuracy, 0.0, 0.0)]
 
     def _judged(
         self,
@@ -301,8 +311,8 @@ def choose(
     return [(procedure, select(scores, procedure)) for procedure in procedures]
 
 
-def _mean_at(squares: list[Float64], places: tuple[int, ...]) -> Float64:
-    return mean_of([squares[i] for i in places])
+def _mean_at(single: dict[Variant, Float64], parts: tuple[Variant, ...]) -> Float64:
+    return mean_of([single[part] for part in parts])
 
 
 def _named(method: Method, name: str) -> Variant:
@@ -316,9 +326,10 @@ def _file_name(method: str) -> str:
     return method.replace(", ", "-").replace(" ", "_")
 
 
-def _digest(method: Method, parts: Iterable[Variant] = ()) -> str:
-    names = [method.name, *(v.name for v in method.variants), *(v.name for v in parts)]
-    return hashlib.sha256("\n".join([*names, repr(PROCEDURES)]).encode()).hexdigest()
+def _digest(method: str, variants: Sequence[Variant | MeanOf]) -> str:
+    """Of all that the results depend on but for the data."""
+    told = [method, *(variant.name for variant in variants), repr(PROCEDURES)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def _read_results(path: Path, identity: dict[str, str]) -> list[Result]:
