@@ -5,6 +5,8 @@ Data sets here are made up and tiny; `test_archive` proves that real ones are re
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,3 +300,36 @@ def test_tables_hold_the_methods_that_have_every_set_and_give_the_same_statistic
     assert lines[0] == "method,mean,p90,p95,pma,rank"
     assert len(lines) == 4
     assert len((tmp_path / "paper-pairs.csv").read_text().splitlines()) == 4
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_writes_tables_and_diagrams_and_goes_on(root: Path, tmp_path: Path) -> None:
+    """On data sets of one and of several lengths, every method, with Dask workers."""
+    command = [str(Path(sys.executable).parent / "rntk-dist"), "experiment", "ucr"]
+    arguments = ["--data", str(root), "--folder", str(tmp_path / "out"), "--quick"]
+    write_part(root, "Other", "TRAIN", sequences(shortest=14, seed=5))
+    write_part(root, "Other", "TEST", sequences(shortest=14, seed=6))
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=280, check=False
+        )
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "3/3" in done.stderr
+    assert "normalised-one-length: 2 data sets" in done.stdout
+    results = report.read_results(tmp_path / "out" / "results.csv")
+    assert {r.data_set for r in results} == {"Even", "Other", "Ragged"}
+    for name, table in report.comparisons(results).items():
+        again = report.read_accuracies(tmp_path / "out" / f"{name}-accuracy.csv")
+        assert np.array_equal(again.accuracy, table.accuracy)
+        picture = tmp_path / "out" / f"{name}-ranks.png"
+        assert picture.exists() == name.endswith("one-length")
+    assert all(r.seconds > 0 and r.core_seconds > 0 for r in results)
+    second = run()
+    assert second.returncode == 0
+    assert report.read_results(tmp_path / "out" / "results.csv") == results

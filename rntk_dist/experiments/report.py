@@ -10,10 +10,14 @@ from typing import Any
 
 from rntk_dist.experiments.archive import Published
 from rntk_dist.experiments.statistics import AccuracyTable, pair_tests, summaries
-from rntk_dist.experiments.ucr import Result
+from rntk_dist.experiments.ucr import PROCEDURES, Result
 
 NO_PROCEDURE = "none"
 """Of methods that choose nothing: they stand beside both procedures."""
+
+
+ONE_LENGTH_ONLY = "RBF"
+"""Where lengths vary it goes by other names: see `methods`."""
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
@@ -69,6 +73,29 @@ def accuracies(
     for name, method, _ in rows:
         known.setdefault(method, set()).add(name)
     return AccuracyTable.from_rows(row for row in rows if known[row[1]] == names)
+
+
+def comparisons(
+    results: Sequence[Result], published: Mapping[str, Published] | None = None
+) -> dict[str, AccuracyTable]:
+    """Tables by name: each procedure on the data sets of one length, and on those of several.
+
+    On the latter more methods were run; published errors stand beside where all sets have them.
+    """
+    names = {result.data_set for result in results}
+    one_length = {result.data_set for result in results if result.method == ONE_LENGTH_ONLY}
+    groups = {"one-length": one_length, "several-lengths": names - one_length}
+    return {
+        f"{procedure.name}-{group}": accuracies(
+            results,
+            procedure.name,
+            sets=sets,
+            published=published if published and sets <= published.keys() else None,
+        )
+        for procedure in PROCEDURES
+        for group, sets in groups.items()
+        if sets
+    }
 
 
 def _published_rows(

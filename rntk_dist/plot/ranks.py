@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rntk_dist.plot.style import COLOURS, new_axes
+from rntk_dist.plot.style import COLOURS, new_axes, own_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,21 +33,39 @@ def critical_difference(comparison: Comparison, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
     """
-    k, n_groups = len(comparison.methods), len(comparison.groups)
-    top = 0.6 + 0.35 * n_groups
-    bottom = top + _LINE * math.ceil(k / 2)
-    axes = new_axes(ax, (8.0, 1.2 + 0.3 * (bottom + 1)))
-    low, high = 1, k
+    axes = new_axes(ax, _size(comparison))
+    low, high = 1, len(comparison.methods)
     _scale(axes, low, high)
     _bars(axes, comparison)
-    _names(axes, comparison, top, low, high)
+    _names(axes, comparison, _top(comparison), low, high)
     if comparison.difference is not None:
         _difference(axes, comparison.difference, low)
-    axes.set_ylim(bottom, -2.6 if comparison.difference is not None else -1.6)
+    axes.set_ylim(_bottom(comparison), -2.6 if comparison.difference is not None else -1.6)
     axes.set_xlim(low - 0.5 * (high - low), high + 0.5 * (high - low))
     axes.set_axis_off()
     axes.set_title(_title(comparison), fontsize=10)
     return axes
+
+
+def save_critical_difference(comparison: Comparison, path: str | Path) -> None:
+    """Write the diagram to a file, of the format that its suffix names; nothing is left open."""
+    figure = own_figure(_size(comparison))
+    critical_difference(comparison, figure.add_subplot())
+    figure.savefig(path, dpi=150)
+
+
+def _size(comparison: Comparison) -> tuple[float, float]:
+    """In inches, so that every method has a line of its own."""
+    return 9.0, 1.5 + 0.3 * _bottom(comparison)
+
+
+def _bottom(comparison: Comparison) -> float:
+    return _top(comparison) + _LINE * math.ceil(len(comparison.methods) / 2)
+
+
+def _top(comparison: Comparison) -> float:
+    """Where names begin, below the bars of all groups."""
+    return 0.6 + 0.35 * len(comparison.groups)
 
 
 def _title(comparison: Comparison) -> str:
