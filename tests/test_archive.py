@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_archive import BASELINES, unpacked
 
 import rntk_dist as rd
 from rntk_dist.experiments import archive
-
-SHARED = Path(__file__).parents[2] / "shared" / "ucr"
 
 TRAIN = "1\t0.5\t1.5\tNaN\n-2\t1\tNaN\t3\n"
 TEST = "1\tNaN\t2\t4\n"
@@ -95,13 +93,7 @@ def test_published_figures_are_read(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    packed = SHARED / "ucr.tar.xz"
-    if not packed.exists():
-        pytest.skip("the archive's data is not on this machine")
-    root = tmp_path_factory.mktemp("ucr")
-    with tarfile.open(packed) as content:
-        content.extractall(root, filter="data")
-    return root
+    return unpacked(tmp_path_factory.mktemp("ucr"))
 
 
 @pytest.mark.slow
@@ -109,7 +101,7 @@ def test_one_nearest_neighbour_has_the_published_error_on_every_set_of_one_lengt
     real: Path,
 ) -> None:
     """Which proves loading, splits and normalisation: the published errors have four digits."""
-    published = archive.read_published(SHARED / "baselines.csv")
+    published = archive.read_published(BASELINES)
     found, expected = {}, {}
     for name, row in published.items():
         data = archive.read(real, name)

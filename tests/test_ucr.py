@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_archive import BASELINES, unpacked
 
 import rntk_dist as rd
 from rntk_dist.experiments import archive, budget, report, ucr
@@ -333,3 +334,21 @@ def test_the_command_writes_tables_and_diagrams_and_goes_on(root: Path, tmp_path
     second = run()
     assert second.returncode == 0
     assert report.read_results(tmp_path / "out" / "results.csv") == results
+
+
+@pytest.mark.slow
+def test_eight_real_data_sets_in_three_minutes_of_one_core(tmp_path: Path) -> None:
+    """The quick run: every choice by cross-validation, and better than the nearest neighbour."""
+    command = [str(Path(sys.executable).parent / "rntk-dist"), "experiment", "ucr", "--quick"]
+    options = ["--data", unpacked(tmp_path / "ucr"), "--folder", tmp_path / "out"]
+    options += ["--baselines", BASELINES]
+    subprocess.run([*command, *map(str, options)], check=True, capture_output=True, timeout=290)
+    results = report.read_results(tmp_path / "out" / "results.csv")
+    assert len({r.data_set for r in results}) == 8
+    # Not by the clock: other programs of the machine would count.
+    assert sum({(r.data_set, r.method): r.core_seconds for r in results}.values()) < 180
+    table = report.read_accuracies(tmp_path / "out" / "normalised-one-length-accuracy.csv")
+    mean = dict(zip(table.methods, table.accuracy.mean(axis=0), strict=True))
+    assert "1-NN DTW (published)" in mean
+    assert mean["RNTK per_step, bidirectional"] > mean["1-NN Euclidean"]
+    assert mean["sum of kernels"] > mean["1-NN Euclidean"] + 0.03
