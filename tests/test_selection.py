@@ -14,6 +14,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.svm import SVC
 
 import rntk_dist as rd
+from rntk_dist.solve import selection
 from rntk_dist.solve.machines import SVM, Ridge
 from rntk_dist.solve.selection import (
     BLOCK,
@@ -197,15 +198,16 @@ def test_threads_count_alike_and_progress_is_told(points: np.ndarray, labels: np
 
 
 def test_an_interrupted_selection_goes_on_where_it_was(
-    points: np.ndarray, labels: np.ndarray, tmp_path: Path
+    points: np.ndarray, labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, n = tmp_path / "scores.zarr", 2 * BLOCK + 2
-    broken = Counted(points, n, failing=BLOCK + 1)
+    monkeypatch.setattr(selection, "BLOCK", 4)
+    store, n = tmp_path / "scores.zarr", 10
+    broken = Counted(points, n, failing=5)
     with pytest.raises(InterruptedError):
         cross_validate(broken.candidates(), labels, [PLAIN, NORMAL], store=store, folds=3)
     rest = Counted(points, n)
     scores = cross_validate(rest.candidates(), labels, [PLAIN, NORMAL], store=store, folds=3)
-    assert sorted(rest.calls) == list(range(BLOCK, n))
+    assert sorted(rest.calls) == list(range(4, n))
     whole = cross_validate(Counted(points, n).candidates(), labels, [PLAIN, NORMAL], folds=3)
     for name in ("plain", "normal"):
         assert np.array_equal(scores.correct[name], whole.correct[name])

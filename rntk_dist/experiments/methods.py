@@ -45,7 +45,7 @@ WINDOWS = (8, 2, 4, 16, 32, 64)
 
 MEAN_WORK = 1e8
 """The readout "mean" compares every step with every other one. Where n² T² of the training part
-exceeds this, which takes half a second of one core, it sees sequences averaged over parts of their time."""
+exceeds this, half a second of one core, it sees sequences averaged over parts of their time."""
 
 
 class Kernel(Protocol):
