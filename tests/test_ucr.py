@@ -350,5 +350,5 @@ def test_eight_real_data_sets_in_three_minutes_of_one_core(tmp_path: Path) -> No
     table = report.read_accuracies(tmp_path / "out" / "normalised-one-length-accuracy.csv")
     mean = dict(zip(table.methods, table.accuracy.mean(axis=0), strict=True))
     assert "1-NN DTW (published)" in mean
-    assert mean["RNTK per_step, bidirectional"] > mean["1-NN Euclidean"]
+    assert mean["RNTK mean"] > mean["1-NN Euclidean"] + 0.03
     assert mean["sum of kernels"] > mean["1-NN Euclidean"] + 0.03
