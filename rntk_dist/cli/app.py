@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rntk_dist.cli import demo, jobs, matrices, stores, sweeps
+from rntk_dist.cli import demo, experiments, jobs, matrices, stores, sweeps
 from rntk_dist.cli.exits import Commands, interrupt_on_sigterm
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ for _panel, _commands in {
 }.items():
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+
+app.add_typer(experiments.app, name="experiment", rich_help_panel="Try it")
 
 
 def main() -> None:

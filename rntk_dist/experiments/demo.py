@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from distributed import Client
-from numpy.typing import NDArray
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from rntk_dist.experiments.archive import DataSet, zero_padded
 from rntk_dist.gram import Gram, gram
 from rntk_dist.kernel import RNTK
 from rntk_dist.sequences import Sequences
@@ -31,20 +30,6 @@ PUBLISHED = {
     "GunPoint": {"1-NN Euclidean": 0.913, "1-NN DTW": 0.907, "1-NN DTW, learned window": 0.913},
     "JapaneseVowels": {"1-NN Euclidean": 0.924, "1-NN DTW": 0.949, "1-NN DTW, independent": 0.959},
 }
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Train and test sequences with their labels."""
-
-    name: str
-    train: Sequences
-    test: Sequences
-
-    @property
-    def sequences(self) -> Sequences:
-        """All sequences, those for training first."""
-        return Sequences.concatenate([self.train, self.test])
 
 
 @dataclass(frozen=True)
@@ -141,18 +126,10 @@ def accuracy_on_test(choice: Choice, data: DataSet) -> float:
 
 def rbf_accuracy(data: DataSet) -> float:
     """The same protocol with the radial basis function on sequences padded with zeros."""
-    values = zero_padded(data.sequences)
+    values = zero_padded(data.sequences, data.longest)
     n = len(data.train)
     model = make_pipeline(StandardScaler(), SVC(kernel="rbf"))
     gamma = ["scale", *(10.0**k / values.shape[1] for k in (-2, -1, 1))]
     search = GridSearchCV(model, {"svc__C": C, "svc__gamma": gamma}, cv=_folds())
     search.fit(values[:n], data.train.labels)
     return float(search.score(values[n:], data.test.labels))
-
-
-def zero_padded(sequences: Sequences) -> NDArray[np.float64]:
-    """Vectors (n, longest * features), as other kernels need them."""
-    out = np.zeros((len(sequences), int(sequences.lengths.max()), sequences.n_features))
-    for row, sequence in zip(out, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return out.reshape(len(sequences), -1)

@@ -6,6 +6,16 @@ imported when the first picture is drawn: a worker that imports the package does
 
 from rntk_dist.plot.eigen import kernel_pca, spectrum
 from rntk_dist.plot.matrix import heat_map, save_heat_map, tile_map
+from rntk_dist.plot.ranks import critical_difference, save_critical_difference
 from rntk_dist.plot.steps import sensitivity
 
-__all__ = ["heat_map", "kernel_pca", "save_heat_map", "sensitivity", "spectrum", "tile_map"]
+__all__ = [
+    "critical_difference",
+    "heat_map",
+    "kernel_pca",
+    "save_critical_difference",
+    "save_heat_map",
+    "sensitivity",
+    "spectrum",
+    "tile_map",
+]

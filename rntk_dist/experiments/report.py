@@ -1,0 +1,147 @@
+"""Results of the UCR experiment as tables: read, written, and brought side by side."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rntk_dist.experiments.archive import Published
+from rntk_dist.experiments.statistics import AccuracyTable, pair_tests, summaries
+from rntk_dist.experiments.ucr import PROCEDURES, Result
+
+NO_PROCEDURE = "none"
+"""Of methods that choose nothing: they stand beside both procedures."""
+
+
+ONE_LENGTH_ONLY = "RBF"
+"""Where lengths vary it goes by other names: see `methods`."""
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """One row a result, in a CSV file that `read_results` gives back."""
+    names = [field.name for field in fields(Result)]
+    _write(path, names, ([result.__dict__[name] for name in names] for result in results))
+
+
+def read_results(path: Path) -> list[Result]:
+    """What `write_results` wrote.
+
+    Raises ValueError where a column is missing or no number.
+    """
+    kinds: dict[str, type] = {"str": str, "int": int, "float": float}
+    types = {field.name: kinds[str(field.type)] for field in fields(Result)}
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            return [
+                Result(**{name: kind(row[name]) for name, kind in types.items()})
+                for row in csv.DictReader(file)
+            ]
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{path}: found no usable {error}: give a table that this experiment wrote"
+            ) from error
+
+
+def accuracies(
+    results: Iterable[Result],
+    procedure: str,
+    *,
+    sets: Collection[str] | None = None,
+    published: Mapping[str, Published] | None = None,
+) -> AccuracyTable:
+    """Accuracies of one procedure on all data sets, or on some: (data sets, methods).
+
+    Methods that lack a data set are left out: on data sets of one and of several lengths together
+    those remain that know no length. With `published`, which must know every data set, the 1-NN
+    with dynamic time warping stands beside them.
+
+    Raises ValueError where nothing is left.
+    """
+    rows = [
+        (result.data_set, result.method, result.accuracy)
+        for result in results
+        if result.procedure in (procedure, NO_PROCEDURE)
+        and (sets is None or result.data_set in sets)
+    ]
+    names = {name for name, _, _ in rows}
+    if published is not None:
+        rows += _published_rows(sorted(names), published)
+    known: dict[str, set[str]] = {}
+    for name, method, _ in rows:
+        known.setdefault(method, set()).add(name)
+    return AccuracyTable.from_rows(row for row in rows if known[row[1]] == names)
+
+
+def comparisons(
+    results: Sequence[Result], published: Mapping[str, Published] | None = None
+) -> dict[str, AccuracyTable]:
+    """Tables by name: each procedure on the data sets of one length, and on those of several.
+
+    On the latter more methods were run; published errors stand beside where all sets have them.
+    """
+    names = {result.data_set for result in results}
+    one_length = {result.data_set for result in results if result.method == ONE_LENGTH_ONLY}
+    groups = {"one-length": one_length, "several-lengths": names - one_length}
+    return {
+        f"{procedure.name}-{group}": accuracies(
+            results,
+            procedure.name,
+            sets=sets,
+            published=published if published and sets <= published.keys() else None,
+        )
+        for procedure in PROCEDURES
+        for group, sets in groups.items()
+        if sets
+    }
+
+
+def _published_rows(
+    names: Sequence[str], published: Mapping[str, Published]
+) -> Iterator[tuple[str, str, float]]:
+    for name in names:
+        row = published[name]
+        yield name, "1-NN DTW (published)", 1 - row.error_dtw_full_window
+        yield name, "1-NN DTW, learned window (published)", 1 - row.error_dtw_learned_window
+
+
+def write_comparison(folder: Path, name: str, table: AccuracyTable) -> None:
+    """NAME-accuracy.csv, NAME-summary.csv and NAME-pairs.csv.
+
+    Accuracies are written in full, so that everything else can be computed from them again.
+    """
+    rows = zip(table.sets, table.accuracy.tolist(), strict=True)
+    _write(
+        folder / f"{name}-accuracy.csv",
+        ["data_set", *table.methods],
+        ([data_set, *values] for data_set, values in rows),
+    )
+    _write_dataclasses(folder / f"{name}-summary.csv", summaries(table))
+    _write_dataclasses(folder / f"{name}-pairs.csv", pair_tests(table))
+
+
+def read_accuracies(path: Path) -> AccuracyTable:
+    """A table NAME-accuracy.csv."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    return AccuracyTable.from_rows(
+        (name, method, float(value))
+        for name, *values in rows
+        for method, value in zip(header[1:], values, strict=True)
+    )
+
+
+def _write_dataclasses(path: Path, rows: Sequence[Any]) -> None:
+    if rows:
+        names = [field.name for field in fields(rows[0])]
+        _write(path, names, ([row.__dict__[name] for name in names] for row in rows))
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,363 @@
+"""The UCR experiment: every method on every data set, chosen in training, judged on the test part.
+
+For each data set and method cross-validation on the training part chooses a kernel of the method's
+grid and a C, by two procedures side by side:
+
+* ``paper``: the kernel as it is, C in 10^-2 .. 10^2. The scale of a raw kernel grows with the
+  length of the sequences, and what C means with it.
+* ``normalised``: the cosine-normalised kernel, C in 10^-2 .. 10^4.
+
+All sequences are z-normalised, as those of the published errors are. Test labels are compared with
+predictions, after every choice is made; the functions that choose are not given them.
+
+How long it takes. On one core of an ordinary machine a Gram matrix of 400 sequences of 300 steps
+takes 0.05 s (readouts "last" and "per_step"), and more than a minute with readout "mean", which
+therefore sees long sequences averaged (`methods.MEAN_WORK`). A support vector machine takes from
+1.5 ms (up to 100 sequences, few classes) over 6 ms (390 sequences, 12 classes) to 40 ms (600
+sequences, 60 classes), and cross-validation has ten folds and twelve values of C in both
+procedures, about half of them saved where no multiplier reaches C: it, and not the kernel, is what
+costs. One kernel on all 73 data sets of the archive's sample takes 19 s of one core, so that three
+hours of two cores suffice for 1100 kernels a data set, where the paper's method alone has 900 and
+17 others have 9 to 35 each. `budget.FULL` therefore gives that method up to 90 s a data set and
+each other one up to 10 s, which is two hours in all and leaves a third for what the count of work
+does not know: all 900 kernels on 22 of the data sets, half of the data sets above 620, the largest
+at 42. What does not fit is thinned by `budget.affordable`, and every result says how many kernels
+of how many were tried.
+
+What is done is not done again: a folder keeps the counts of every cross-validation, and a file of
+results for every data set and method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from rntk_dist.experiments import archive
+from rntk_dist.experiments.archive import DataSet, labels_of
+from rntk_dist.experiments.budget import FULL, Budget, affordable, fit_seconds
+from rntk_dist.experiments.methods import (
+    Float64,
+    MeanOf,
+    Method,
+    Variant,
+    mean_of,
+    methods,
+    normalised,
+)
+from rntk_dist.manifest import IdentityError
+from rntk_dist.sequences import Sequences
+from rntk_dist.solve.machines import SVM
+from rntk_dist.solve.selection import (
+    Candidate,
+    Choice,
+    Procedure,
+    cross_validate,
+    predicted,
+    select,
+)
+
+PAPER = Procedure("paper", SVM((0.01, 0.1, 1.0, 10.0, 100.0)))
+NORMALISED = Procedure("normalised", SVM((0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)), normalize=True)
+PROCEDURES = (PAPER, NORMALISED)
+
+THE_PAPERS = "RNTK last"
+SUM = "sum of kernels"
+NEAREST = "1-NN Euclidean"
+SUMMED = (
+    "RNTK last",
+    "RNTK per_step",
+    "RNTK per_step, bidirectional",
+    "RNTK mean",
+    "RNTK per_step, delays",
+    "RNTK per_step, differences",
+    "NTK",
+    "NTK, rescaled",
+)
+QUICK_SETS = 8
+KEPT_BYTES = 2**28
+"""Of matrices, for each data set that is worked on."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method on one data set by one procedure.
+
+    `kernels` of the grid's `grid` were tried. `validation` and `accuracy` are shares of 1, on the
+    training part held out and on the test part. Seconds are those of the method on this data set,
+    all procedures together: by the clock, and of all cores.
+    """
+
+    data_set: str
+    method: str
+    procedure: str
+    kernels: int
+    grid: int
+    kernel: str
+    C: float
+    validation: float
+    tied: int
+    accuracy: float
+    seconds: float
+    core_seconds: float
+
+
+# -- the whole experiment --------------------------------------------------------------------------
+
+
+def run(
+    root: Path,
+    folder: Path,
+    *,
+    sets: Iterable[str] | None = None,
+    budget: Budget = FULL,
+    executor: Executor | None = None,
+    on_set: Callable[[str, int, int], None] | None = None,
+) -> list[Result]:
+    """Every method on the data sets under root, or on those named; largest sets first.
+
+    Parameters
+    ----------
+    root : Path
+        The archive: see `archive.names`.
+    folder : Path
+        Keeps counts and results; run again to go on after an interruption.
+    sets : names, optional
+    budget : Budget
+        How large the grids may be.
+    executor : concurrent.futures.Executor, optional
+        Where data sets are worked on, one a task: processes, or a Dask client's
+        ``client.get_executor()``. Without it one after another, here.
+    on_set : callable, optional
+        Gets the name, the number of data sets done and that of all.
+
+    Raises
+    ------
+    IdentityError
+        The folder keeps results of other data, another budget or other methods.
+    """
+    chosen = tuple(archive.names(root) if sets is None else sets)
+    ordered = sorted(chosen, key=lambda name: _size(root, name), reverse=True)
+    work = partial(run_set, root, folder=folder, budget=budget)
+    found: dict[str, list[Result]] = {}
+    answers = (map if executor is None else executor.map)(work, ordered)
+    for done, (name, results) in enumerate(zip(ordered, answers, strict=True), start=1):
+        found[name] = results
+        if on_set is not None:
+            on_set(name, done, len(ordered))
+    return [result for name in chosen for result in found[name]]
+
+
+def smallest(root: Path, count: int = QUICK_SETS) -> tuple[str, ...]:
+    """The data sets of the smallest files."""
+    return tuple(sorted(archive.names(root), key=lambda name: _size(root, name))[:count])
+
+
+def _size(root: Path, name: str) -> int:
+    return sum(path.stat().st_size for path in (root / name).glob(f"{name}_*.tsv"))
+
+
+def run_set(root: Path, name: str, *, folder: Path, budget: Budget = FULL) -> list[Result]:
+    """Every method on one data set, on one core but for the kernel's own loops."""
+    data = archive.read(root, name).z_normalised()
+    work = SetRun(data, folder / name, budget)
+    with threadpool_limits(1):  # small matrices: threads would only wait for each other
+        return list(work.results())
+
+
+class Squares:
+    """Matrices of the training part, kept while they fit into `KEPT_BYTES`.
+
+    The one that is chosen is needed again, for the last fit.
+    """
+
+    def __init__(self, train: Sequences) -> None:
+        self.train = train
+        self.kept: dict[str, Float64] = {}
+
+    def of(self, variant: Variant | MeanOf) -> Float64:
+        """(n, n)."""
+        if variant.name in self.kept:
+            return self.kept[variant.name]
+        square = variant.square(self.train)
+        if (len(self.kept) + 1) * square.nbytes <= KEPT_BYTES:
+            self.kept[variant.name] = square
+        return square
+
+
+# -- one data set ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SetRun:
+    """All methods on one data set, with the folder that keeps what is found."""
+
+    data: DataSet
+    folder: Path
+    budget: Budget
+
+    def results(self) -> Iterator[Result]:
+        """Of every method and procedure; those that are kept are read."""
+        choices: dict[str, Variant] = {}
+        for method in methods(self.data.train, self.budget.mean_work):
+            seconds = self.budget.paper if method.name == THE_PAPERS else self.budget.other
+            thinned = affordable(method, self.data.train, PROCEDURES, seconds)
+            found = self._kept_or(
+                method.name, _digest(method.name, thinned.variants), partial(self._tried, thinned)
+            )
+            for result in found:
+                if result.procedure == NORMALISED.name:
+                    choices[method.name] = _named(thinned, result.kernel)
+                yield replace(result, grid=len(method.variants))
+        yield from self._kept_or(NEAREST, _digest(NEAREST, ()), self._nearest)
+        parts = [choices[name] for name in SUMMED if name in choices]
+        every = [MeanOf(c) for size in (2, 3) for c in combinations(parts, size)]
+        sums = every[: max(1, int(self.budget.other / fit_seconds(self.data.train, (NORMALISED,))))]
+        for result in self._kept_or(SUM, _digest(SUM, sums), partial(self._summed, parts, sums)):
+            yield replace(result, grid=len(every))
+
+    def _tried(self, method: Method) -> list[Result]:
+        train = self.data.train
+        squares = Squares(train)
+        candidates = [Candidate(v.name, partial(squares.of, v)) for v in method.variants]
+        found = choose(candidates, train, PROCEDURES, self._counts(method.name))
+        return [
+            self._judged(method.name, procedure, choice, method.variants, squares)
+            for procedure, choice in found
+        ]
+
+    def _summed(self, parts: list[Variant], sums: list[MeanOf]) -> list[Result]:
+        """Means of kernels that other methods have chosen; each of those is computed once."""
+        train = self.data.train
+        single = {part: normalised(part.square(train)) for part in parts}
+        candidates = [
+            Candidate(total.name, partial(_mean_at, single, total.parts)) for total in sums
+        ]
+        found = choose(candidates, train, (NORMALISED,), self._counts(SUM))
+        return [
+            self._judged(SUM, procedure, choice, sums, Squares(train))
+            for procedure, choice in found
+        ]
+
+    def _nearest(self) -> list[Result]:
+        """The nearest training sequence in Euclidean distance: nothing is chosen."""
+        accuracy = 1 - archive.nearest_neighbour_error(self.data)
+        return [Result(self.data.name, NEAREST, "none", 0, 0, "", 0.0, 0.0, 0, accuracy, 0.0, 0.0)]
+
+    def _judged(
+        self,
+        method: str,
+        procedure: Procedure,
+        choice: Choice,
+        variants: Sequence[Variant | MeanOf],
+        squares: Squares,
+    ) -> Result:
+        """The choice on the test part: the one place where its labels are looked at."""
+        data, variant = self.data, variants[choice.candidate]
+        labels = predicted(
+            procedure,
+            choice.strength,
+            squares.of(variant),
+            labels_of(data.train),
+            variant.across(data.test, data.train),
+            variant.diagonal(data.test),
+        )
+        return Result(
+            data_set=data.name,
+            method=method,
+            procedure=procedure.name,
+            kernels=len(variants),
+            grid=len(variants),
+            kernel=variant.name,
+            C=choice.strength,
+            validation=choice.validation,
+            tied=choice.tied,
+            accuracy=float((labels == labels_of(data.test)).mean()),
+            seconds=0.0,
+            core_seconds=0.0,
+        )
+
+    def _counts(self, method: str) -> Path:
+        return self.folder / f"{_file_name(method)}.zarr"
+
+    def _kept_or(
+        self, method: str, digest: str, compute: Callable[[], list[Result]]
+    ) -> list[Result]:
+        """Results that are kept, or computed ones, which are kept from then on."""
+        path = self.folder / f"{_file_name(method)}.json"
+        identity = {"data": self.data.sequences.fingerprint, "kernels": digest}
+        if path.exists():
+            return _read_results(path, identity)
+        wall, cores = time.perf_counter(), time.process_time()
+        results = compute()
+        seconds, core_seconds = time.perf_counter() - wall, time.process_time() - cores
+        results = [
+            replace(result, seconds=round(seconds, 3), core_seconds=round(core_seconds, 3))
+            for result in results
+        ]
+        _write_results(path, identity, results)
+        return results
+
+
+def choose(
+    candidates: list[Candidate],
+    train: Sequences,
+    procedures: tuple[Procedure, ...],
+    store: Path,
+) -> list[tuple[Procedure, Choice]]:
+    """For each procedure the best of the candidates on the training part."""
+    scores = cross_validate(
+        candidates, labels_of(train), procedures, store=store, data=train.fingerprint
+    )
+    return [(procedure, select(scores, procedure)) for procedure in procedures]
+
+
+def _mean_at(single: dict[Variant, Float64], parts: tuple[Variant, ...]) -> Float64:
+    return mean_of([single[part] for part in parts])
+
+
+def _named(method: Method, name: str) -> Variant:
+    return next(variant for variant in method.variants if variant.name == name)
+
+
+# -- what is kept ----------------------------------------------------------------------------------
+
+
+def _file_name(method: str) -> str:
+    return method.replace(", ", "-").replace(" ", "_")
+
+
+def _digest(method: str, variants: Sequence[Variant | MeanOf]) -> str:
+    """Of all that the results depend on but for the data."""
+    told = [method, *(variant.name for variant in variants), repr(PROCEDURES)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _read_results(path: Path, identity: dict[str, str]) -> list[Result]:
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    differing = [key for key, value in identity.items() if kept["identity"].get(key) != value]
+    if differing:
+        raise IdentityError(
+            f"{path}: keeps results of other {' and '.join(differing)}: "
+            "give another folder, or remove this one"
+        )
+    return [Result(**row) for row in kept["results"]]
+
+
+def _write_results(path: Path, identity: dict[str, str], results: list[Result]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    content = {"identity": identity, "results": [asdict(result) for result in results]}
+    new.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    new.replace(path)

@@ -1,0 +1,1 @@
+"""Solvers on Gram matrices, and the choice among them."""
