@@ -1,10 +1,11 @@
 """Dask clusters on loopback, each with a client that is no default, closed on leaving."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
 
 
 def cluster_of(n_workers: int, **options: Any) -> LocalCluster:
@@ -22,3 +23,15 @@ def client_of(n_workers: int, **options: Any) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+def wait_until_idle(client: Client, seconds: float = 60.0) -> None:
+    """Until no worker runs a task, a cancelled one included: that goes on to its end."""
+    deadline = time.monotonic() + seconds
+    while any(client.run(_running).values()):
+        assert time.monotonic() < deadline, "workers are still busy"
+        time.sleep(0.05)
+
+
+def _running(dask_worker: Worker) -> int:
+    return dask_worker.state.executing_count

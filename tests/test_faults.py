@@ -27,7 +27,7 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from clusters import client_of
+from clusters import client_of, wait_until_idle
 from distributed import Client
 from zarr.storage import LocalStore
 
@@ -287,6 +287,7 @@ def resume(healthy: Client, X: Sequences, uninterrupted: dict[Tile, bytes]) -> R
     """Resume a run by workers that are well, and check all that a resumed run promises."""
 
     def resumed(where: Path) -> list[TileRecord]:
+        wait_until_idle(healthy)  # a tile in flight may still be stored
         store = opened(where, X)
         missing = store.missing_tiles()
         records = fill(store, healthy, backend="numpy")
@@ -591,7 +592,7 @@ def test_a_read_only_store_is_refused_before_anything_is_computed(
     fill_one = after(1, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         fill(store, healthy, backend="numpy", on_progress=fill_one)
-    time.sleep(1)  # what ran is stored
+    wait_until_idle(healthy)  # what ran is stored
     kept = len(store.stored_tiles())
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     says = rf"is read-only for this process .*: make it writable; nothing .* {kept} of 15 tiles"
