@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -75,6 +76,19 @@ def test_the_machine_is_that_of_libsvm_for_a_kernel_of_any_scale(
     found = SVM(tuple(c / scale for c in C)).predictions(scale * gram, labels, scale * across)
     expected = [SVC(kernel="precomputed", C=c).fit(gram, labels).predict(across) for c in C]
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_several_classes_are_decided_as_libsvm_does(classes: int, order: Literal["C", "F"]) -> None:
+    """One against one, also where classes are unequal and names are words."""
+    rng = np.random.default_rng(classes)
+    points = rng.normal(size=(60, 4))
+    names = np.array([f"class {k}" for k in rng.binomial(classes - 1, 0.4, size=60)])
+    gram = np.asarray(gaussian(points), order=order)
+    found = SVM(C).predictions(gram[:40, :40], names[:40], gram[40:, :40])
+    machines = [SVC(kernel="precomputed", C=c).fit(gram[:40, :40], names[:40]) for c in C]
+    assert np.array_equal(found, [machine.predict(gram[40:, :40]) for machine in machines])
 
 
 def test_a_constant_on_top_of_the_kernel_changes_nothing(
