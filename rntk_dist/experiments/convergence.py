@@ -11,9 +11,8 @@ f_0 being what the network puts out before. The sequences are random, and the sa
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -344,15 +343,39 @@ def _size(values: Float64) -> float:
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def write_rows(path: Path, rows: Iterable[Any]) -> None:
-    """Dataclasses of one kind as a CSV file, a row each; at least one."""
-    given = list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = [field.name for field in fields(given[0])]
-        writer.writerow(names)
-        writer.writerows([row.__dict__[name] for name in names] for row in given)
+@dataclass(frozen=True)
+class Slope:
+    """The fitted exponent of a case, with its 95 % interval, over so many networks."""
+
+    case: str
+    exponent: float
+    low: float
+    high: float
+    factor: float
+    networks: int
+
+
+def slopes(rows: Sequence[KernelError]) -> list[Slope]:
+    """`laws` as rows of a table."""
+    return [
+        Slope(case, law.exponent, law.low, law.high, law.factor, sum(r.case == case for r in rows))
+        for case, law in laws(rows).items()
+    ]
+
+
+def by_width(rows: Sequence[Deviation]) -> list[tuple[str, str, int, float, float]]:
+    """(case, part, width, from_descent, from_flow), root mean squares over the networks."""
+    groups: dict[tuple[str, str, int], list[Deviation]] = {}
+    for row in rows:
+        groups.setdefault((row.case, row.part, row.width), []).append(row)
+    return [
+        (
+            *key,
+            _size(np.array([row.from_descent for row in group])),
+            _size(np.array([row.from_flow for row in group])),
+        )
+        for key, group in sorted(groups.items())
+    ]
 
 
 def _file_name(case: str) -> str:
