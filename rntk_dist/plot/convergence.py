@@ -185,7 +185,7 @@ def _width_axis(axes: Axes, widths: Sequence[int]) -> None:
     each = sorted(set(widths))
     axes.set(xscale="log", yscale="log", xlabel="width n")
     axes.set_xticks(each, [str(width) for width in each])
-    axes.tick_params(axis="x", which="minor", bottom=False)
+    axes.set_xticks([], minor=True)
 
 
 def _half_power(axes: Axes, widths: Sequence[int], values: Sequence[float]) -> None:
