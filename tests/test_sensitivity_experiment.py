@@ -101,7 +101,7 @@ def test_the_command_finds_the_papers_figure(tmp_path: Path) -> None:
             (row["activation"], float(row["sigma_w"]), int(row["step"])): float(row["relative"])
             for row in csv.DictReader(file)
         }
-    # Measured on other pairs. The mean of 20 heavy-tailed values scatters by half of itself, and
+    # Measured on other pairs. The mean of 10 heavy-tailed values scatters by half of itself, and
     # the smallest are products of 99 factors.
     for (activation, sigma_w), expected in {
         ("relu", 1.33): (9e-6, 4e-3, 1.0),

@@ -63,9 +63,7 @@ class Extent:
     rate: float
 
 
-FULL = Extent(
-    tuple(2**k for k in range(6, 14)), 10, (128, 256, 512, 1024, 2048, 4096), 4, 200, 0.25
-)
+FULL = Extent(tuple(2**k for k in range(6, 14)), 10, (128, 256, 512, 1024, 2048), 4, 200, 0.25)
 QUICK = Extent(tuple(2**k for k in range(5, 10)), 4, (64, 256), 2, 60, 0.5)
 
 

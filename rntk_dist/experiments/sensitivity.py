@@ -37,7 +37,7 @@ swell."""
 
 STEPS = 100
 PAIRS = 200
-QUICK_PAIRS = 20
+QUICK_PAIRS = 10
 
 C = (0.1, 1.0, 10.0, 100.0, 1000.0)
 WINDOW = 30

@@ -105,7 +105,7 @@ def _sizes(axes: Axes, found: Found) -> None:
         steps = np.arange(1, len(sizes) + 1)
         style = _DASHES[place % len(_DASHES)]
         axes.plot(steps, sizes, color=COLOURS[place], linestyle=style, label=f"class {label}")
-    axes.set_ylabel("mean |∂ decision / ∂xₜ| / its largest")
+    axes.set_ylabel("mean |∂ decision / ∂xₜ|,\nrelative to its largest")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
 
@@ -127,5 +127,5 @@ def _windows(axes: Axes, found: Found) -> None:
     axes.plot(middles, accuracies, color="black", marker="o", markersize=3)
     axes.axhline(found.accuracy, color=COLOURS[4], linestyle="--", label="the whole sequence")
     width = found.windows[0].last - found.windows[0].first + 1
-    axes.set_ylabel(f"accuracy on {width} steps around t")
+    axes.set_ylabel(f"test accuracy on\n{width} steps around t")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
