@@ -46,7 +46,8 @@ def profiles(found: Sequence[Profile], ax: Axes | None = None) -> Axes:
             linewidth=1.6,
             label=f"σ_w = {each.kernel.sigma_w:.4g}",
         )
-    axes.set(yscale="log", ylim=(LOWEST, 3), xlabel="step t")
+    longest = max(len(each.relative) for each in found)
+    axes.set(yscale="log", ylim=(LOWEST, 3), xlim=(0, longest + 1), xlabel="step t")
     axes.set(ylabel="mean ‖∂Θ / ∂xₜ‖ / its largest")
     axes.legend(frameon=True, framealpha=0.8, edgecolor="none", fontsize=8)
     return axes
