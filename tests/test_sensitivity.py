@@ -62,6 +62,35 @@ def test_equals_a_central_difference(
     np.testing.assert_allclose(norms, np.linalg.norm(exact, axis=1), rtol=1e-14)
 
 
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    kernel=kernels(),
+    kind=st.sampled_from(["ntk", "nngp"]),
+    lengths=st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_a_weighted_sum_equals_a_central_difference(
+    kernel: RNTK, kind: Any, lengths: list[int], seed: int
+) -> None:
+    """What a kernel machine decides by: one sweep for all its samples, of any lengths."""
+    rng = np.random.default_rng(seed)
+    if kernel.readout == "diagonal_authors":
+        lengths = [lengths[0]] * len(lengths)
+    x, *others = (rng.normal(size=(length, 2)) for length in lengths)
+    weights = rng.normal(size=len(others))
+    given_x, y = Sequences.from_arrays([x]), Sequences.from_arrays(others)
+    found = gradient(kernel, given_x, y, kind, weights)
+    numeric = sum(
+        w * finite_difference(kernel, x, z, kind) for w, z in zip(weights, others, strict=True)
+    )
+    assert np.abs(found - numeric).max() <= 1e-6 * max(np.abs(numeric).max(), 1e-3)
+    one_by_one = sum(
+        w * gradient(kernel, given_x, Sequences.from_arrays([z]), kind)
+        for w, z in zip(weights, others, strict=True)
+    )
+    np.testing.assert_allclose(found, one_by_one, rtol=1e-10, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

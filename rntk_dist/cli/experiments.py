@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rntk_dist.experiments.convergence import Slope
+    from rntk_dist.experiments.sensitivity import Profile
     from rntk_dist.experiments.statistics import AccuracyTable
     from rntk_dist.experiments.ucr import Result
 
@@ -83,3 +85,88 @@ def _show(name: str, table: AccuracyTable) -> None:
         shares = (f"{share:.3f}" for share in (row.mean, row.p90, row.p95, row.pma))
         shown.add_row(row.method, *shares, f"{row.rank:.2f}")
     Console().print(shown)
+
+
+# -- theory ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def convergence(
+    folder: Annotated[
+        Path, typer.Option(help="Where results go, and what is done is kept.")
+    ] = Path("rntk-convergence"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Narrow networks, and few: seconds.")
+    ] = False,
+) -> None:
+    """Compare finite networks with their kernel, at the start and while they are trained."""
+    from rntk_dist import plot
+    from rntk_dist.experiments import convergence as experiment
+    from rntk_dist.experiments.tables import write_dataclasses
+
+    extent = experiment.QUICK if quick else experiment.FULL
+    tell = Console(stderr=True).print
+    errors = experiment.kernel_errors(folder / "kept", extent, tell)
+    courses = experiment.courses(folder / "kept", extent, tell)
+    slopes, deviations = experiment.slopes(errors), experiment.deviations(courses)
+    write_dataclasses(folder / "kernel-errors.csv", errors)
+    write_dataclasses(folder / "slopes.csv", slopes)
+    write_dataclasses(folder / "training-courses.csv", courses)
+    write_dataclasses(folder / "training-deviations.csv", deviations)
+    plot.save_convergence(errors, experiment.laws(errors), folder / "kernel-errors.png")
+    plot.save_training(courses, deviations, folder / "training.png")
+    for table in (_slopes_table(slopes), _training_table(experiment.by_width(deviations))):
+        Console().print(table)
+    typer.echo(f"tables and figures: {folder}")
+
+
+def _slopes_table(slopes: list[Slope]) -> Table:
+    table = Table("case", "slope", "95 % interval", title="error of the kernel over the width")
+    for row in slopes:
+        table.add_row(row.case, f"{row.exponent:.3f}", f"{row.low:.3f} to {row.high:.3f}")
+    return table
+
+
+def _training_table(rows: list[tuple[str, str, int, float, float]]) -> Table:
+    table = Table("case", "part", "width", "rms deviation", title="training, relative to targets")
+    for case, part, width, from_descent, _ in rows:
+        table.add_row(case, part, str(width), f"{from_descent:.4f}")
+    return table
+
+
+@app.command()
+def sensitivity(
+    folder: Annotated[
+        Path, typer.Option(help="Where results go, and what is done is kept.")
+    ] = Path("rntk-sensitivity"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few sequences and windows: half a minute.")
+    ] = False,
+) -> None:
+    """Which time steps matter: over sigma_w and activations, and for a classifier of GunPoint."""
+    from rntk_dist import plot
+    from rntk_dist.experiments import sensitivity as experiment
+    from rntk_dist.experiments.demo import bundled
+    from rntk_dist.experiments.tables import write_dataclasses
+
+    data = bundled("GunPoint")
+    tell = Console(stderr=True).print
+    pairs = experiment.QUICK_PAIRS if quick else experiment.PAIRS
+    profiles = experiment.profiles(folder / "kept", pairs, tell)
+    asked = {"per_class": 5, "every": 30} if quick else {}
+    decided = experiment.decided(folder / "kept", data, on_part=tell, **asked)
+    write_dataclasses(folder / "profiles.csv", experiment.profile_rows(profiles))
+    write_dataclasses(folder / "decisions.csv", experiment.decision_rows(decided))
+    write_dataclasses(folder / "windows.csv", experiment.window_rows(decided))
+    plot.save_profiles(profiles, folder / "profiles.png")
+    plot.save_decisions(decided, data, folder / "decisions.png")
+    Console().print(_profiles_table(profiles))
+    typer.echo(f"tables and figures: {folder}")
+
+
+def _profiles_table(profiles: list[Profile]) -> Table:
+    table = Table("activation", "sigma_w", "t = 1", "t = 50", "t = 100", title="relative gradient")
+    for each in profiles:
+        values = (f"{each.relative[step - 1]:.1e}" for step in (1, 50, 100))
+        table.add_row(each.kernel.activation, f"{each.kernel.sigma_w:.4g}", *values)
+    return table

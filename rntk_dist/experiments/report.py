@@ -6,10 +6,10 @@ import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from rntk_dist.experiments.archive import Published
 from rntk_dist.experiments.statistics import AccuracyTable, pair_tests, summaries
+from rntk_dist.experiments.tables import write_dataclasses, write_table
 from rntk_dist.experiments.ucr import PROCEDURES, Result
 
 NO_PROCEDURE = "none"
@@ -23,7 +23,7 @@ ONE_LENGTH_ONLY = "RBF"
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """One row a result, in a CSV file that `read_results` gives back."""
     names = [field.name for field in fields(Result)]
-    _write(path, names, ([result.__dict__[name] for name in names] for result in results))
+    write_table(path, names, ([result.__dict__[name] for name in names] for result in results))
 
 
 def read_results(path: Path) -> list[Result]:
@@ -113,13 +113,13 @@ def write_comparison(folder: Path, name: str, table: AccuracyTable) -> None:
     Accuracies are written in full, so that everything else can be computed from them again.
     """
     rows = zip(table.sets, table.accuracy.tolist(), strict=True)
-    _write(
+    write_table(
         folder / f"{name}-accuracy.csv",
         ["data_set", *table.methods],
         ([data_set, *values] for data_set, values in rows),
     )
-    _write_dataclasses(folder / f"{name}-summary.csv", summaries(table))
-    _write_dataclasses(folder / f"{name}-pairs.csv", pair_tests(table))
+    write_dataclasses(folder / f"{name}-summary.csv", summaries(table))
+    write_dataclasses(folder / f"{name}-pairs.csv", pair_tests(table))
 
 
 def read_accuracies(path: Path) -> AccuracyTable:
@@ -131,17 +131,3 @@ def read_accuracies(path: Path) -> AccuracyTable:
         for name, *values in rows
         for method, value in zip(header[1:], values, strict=True)
     )
-
-
-def _write_dataclasses(path: Path, rows: Sequence[Any]) -> None:
-    if rows:
-        names = [field.name for field in fields(rows[0])]
-        _write(path, names, ([row.__dict__[name] for name in names] for row in rows))
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -1,15 +1,16 @@
-"""Gradients of the kernel of one pair with respect to its first sequence, by a reverse sweep.
+"""Gradients of a sum of kernel values with respect to the one sequence that all compare.
 
-The forward sweep is the recursion of `rntk_dist.kernel.cell`, here on one pair with all needed
-diagonals of the (t, t') grid side by side; it is kept, and walked back from the readout to the
+A kernel machine decides by ``sum_j weights[j] k(x, y_j)``; of one pair the sum is the kernel. The
+forward sweep is the recursion of `rntk_dist.kernel.cell`, here with all needed diagonals of the
+(t, t') grids of x with each y side by side; it is kept, and walked back from the readout to the
 features, and from the features through the variances to the inputs. Names ending in ``_bar`` are
-derivatives of the kernel value with respect to the quantity before the underscore.
+derivatives of the sum with respect to the quantity before the underscore.
 
 relu's tangent kernel has a kink where a pair's angle is exactly 0 or pi; the derivative of the
 angle is taken as 0 there, the mean of the two sides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,63 +31,106 @@ if TYPE_CHECKING:
     from rntk_dist.kernel.rntk import RNTK, Kind
 
 
-def gradient(kernel: "RNTK", x: Sequences, y: Sequences, kind: "Kind") -> Float64:
-    """``d k(x, y) / d x``, shape (T, m), of two different samples, one sequence each."""
-    value, x_bar = _value_and_gradient(kernel, x, y, kind, same=False)
+def gradient(
+    kernel: "RNTK", x: Sequences, y: Sequences, kind: "Kind", weights: Float64 | None = None
+) -> Float64:
+    """``d / dx of sum_j weights[j] k(x, y_j)``, shape (T, m).
+
+    Parameters
+    ----------
+    x : one sequence of T steps and m features
+    y : n sequences, other samples than x even where values agree
+    weights : (n,) or None
+        1 each by default. Those of a kernel machine's training samples give the gradient of what
+        it decides by.
+
+    Raises
+    ------
+    OverflowError
+        If a value or a gradient exceeds float64.
+    """
+    given = np.ones(len(y)) if weights is None else weights
     if not kernel.normalize:
-        return x_bar
-    self_x, self_x_bar = _value_and_gradient(kernel, x, x, kind, same=True)
-    self_y, _ = _value_and_gradient(kernel, y, y, kind, same=True)
-    if self_x * self_y == 0:
+        return _value_and_gradient(kernel, x, y, given, kind, same=False)[1]
+    self_y = np.sqrt(replace(kernel, normalize=False).diag(y, kind=kind))
+    relative = np.divide(given, self_y, out=np.zeros_like(self_y), where=self_y > 0)
+    value, x_bar = _value_and_gradient(kernel, x, y, relative, kind, same=False)
+    self_x, self_x_bar = _value_and_gradient(kernel, x, x, np.ones(1), kind, same=True)
+    if self_x == 0:
         return np.zeros_like(x_bar)
     # x enters k(x, x) on both sides: its derivative is twice that of one side.
-    normalized: Float64 = (x_bar - value / self_x * self_x_bar) / np.sqrt(self_x * self_y)
+    normalized: Float64 = (x_bar - value / self_x * self_x_bar) / np.sqrt(self_x)
     return normalized
 
 
 def _value_and_gradient(
-    kernel: "RNTK", x: Sequences, y: Sequences, kind: "Kind", *, same: bool
+    kernel: "RNTK", x: Sequences, y: Sequences, weights: Float64, kind: "Kind", *, same: bool
 ) -> tuple[float, Float64]:
-    """Kernel value, and its derivative with respect to x on the left side; unnormalised."""
-    value, x_bar = _one_network(kernel, x, y, kind, same)
+    """The sum, and its derivative with respect to x on the left side; unnormalised."""
+    value, x_bar = _one_network(kernel, x, y, weights, kind, same)
     if kernel.bidirectional:
-        backward, reversed_bar = _one_network(kernel, x.reversed(), y.reversed(), kind, same)
+        backward, reversed_bar = _one_network(
+            kernel, x.reversed(), y.reversed(), weights, kind, same
+        )
         value, x_bar = value + backward, x_bar + reversed_bar[::-1]
     if not (np.isfinite(value) and np.isfinite(x_bar).all()):
         raise OverflowError(
-            f"the kernel's gradient exceeds float64 (lengths {x.lengths[0]} and {y.lengths[0]}): "
-            "normalise the inputs, or use a smaller sigma_w"
+            f"the kernel's gradient exceeds float64 (lengths {x.lengths[0]} and "
+            f"{y.lengths.max()}): normalise the inputs, or use a smaller sigma_w"
         )
     return value, x_bar
 
 
 def _one_network(
-    kernel: "RNTK", x: Sequences, y: Sequences, kind: "Kind", same: bool
+    kernel: "RNTK", x: Sequences, y: Sequences, weights: Float64, kind: "Kind", same: bool
 ) -> tuple[float, Float64]:
     row, variances = make_direction(kernel, x)
     column, _ = make_direction(kernel, y)
     recursion = kernel.recursion(kind)
-    weights, lags = _readout_weights(kernel.readout, len(x.values), len(y.values))
-    grid = _Grid(recursion, row, column, lags, same_start=same or recursion.shared_start)
+    diagonals = _Diagonals.needed(kernel.readout, len(x.values), y, weights)
+    grid = _Grid(recursion, row, column, diagonals, same_start=same or recursion.shared_start)
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller
         grid.forward()
-        value, bars = grid.backward(weights)
+        value, bars = grid.backward(diagonals.weights)
         return value, _through_variances(kernel, x.values, row, variances, bars)
 
 
-def _readout_weights(readout: str, rows: int, columns: int) -> tuple[Float64, NDArray[np.int64]]:
-    """Weight of each cell (t, lag) in the readout, and the lags t - t' of the diagonals needed."""
-    lags = np.arange(1 - columns, rows) if readout == "mean" else np.array([rows - columns])
-    weights = np.zeros((rows, len(lags)))
-    if readout != "last":
-        weights[_valid(np.arange(rows)[:, None], lags, columns)] = 1.0
-    if readout in ("last", "diagonal_authors"):
-        weights[-1] += 1.0
-    return weights * float(rows * columns) ** -READOUT_POWER[readout], lags
+@dataclass(frozen=True)
+class _Diagonals:
+    """Diagonals of the (t, t') grids of x with each y, one grid's after another's.
 
+    Attributes
+    ----------
+    lags : (d,) t - t' on the diagonal
+    first, lengths : (d,) packed position of the first step of its y, and how many steps that has
+    weights : (T, d) weight of each cell in the sum
+    """
 
-def _valid(t: Any, lags: NDArray[np.int64], columns: int) -> NDArray[np.bool_]:
-    return np.asarray((t - lags >= 0) & (t - lags < columns))
+    lags: NDArray[np.int64]
+    first: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    weights: Float64
+
+    @classmethod
+    def needed(cls, readout: str, rows: int, y: Sequences, weights: Float64) -> "_Diagonals":
+        """Those that the readout looks at."""
+        mean = readout == "mean"
+        lags = [np.arange(1 - n, rows) if mean else np.array([rows - n]) for n in y.lengths]
+        owner = np.repeat(np.arange(len(y)), [len(each) for each in lags])
+        lag, lengths = np.concatenate(lags), y.lengths[owner]
+        cells = np.zeros((rows, len(lag)))
+        if readout != "last":
+            there = np.arange(rows)[:, None] - lag
+            cells[(there >= 0) & (there < lengths)] = 1.0
+        if readout in ("last", "diagonal_authors"):
+            cells[-1] += 1.0
+        share = weights[owner] * (rows * lengths.astype(float)) ** -READOUT_POWER[readout]
+        return cls(lag, y.offsets[:-1][owner], lengths, cells * share)
+
+    def columns(self, t: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(T, d) packed positions of the steps t'; of y's first or last where it has none."""
+        places: NDArray[np.int64] = self.first + np.clip(t - self.lags, 0, self.lengths - 1)
+        return places
 
 
 @dataclass(frozen=True)
@@ -100,14 +144,14 @@ class _Bars:
 
 
 class _Grid:
-    """The cells of one pair on some diagonals: row t of an array holds step t of all of them."""
+    """The cells of some diagonals: row t of an array holds step t of all of them."""
 
     def __init__(
         self,
         recursion: Recursion,
         row: Direction,
         column: Direction,
-        lags: NDArray[np.int64],
+        diagonals: _Diagonals,
         *,
         same_start: bool,
     ) -> None:
@@ -115,10 +159,11 @@ class _Grid:
         self.cell: Cell = cell_for(recursion.activation, "float64", np)
         self.sign = -1.0 if self.cell.distance else 1.0
         self.depth, self.steps = len(row.layers), len(row.output)
+        lags = diagonals.lags
         shape = (self.depth, self.steps, len(lags))
         self.h, self.g, self.angle, self.carry = (np.zeros(shape) for _ in range(4))
         t = np.arange(self.steps)[:, None]
-        self.at_column = np.clip(t - lags, 0, len(column.output) - 1)
+        self.at_column = diagonals.columns(t)
         self.starts = (t == 0) | (t <= lags)
         common = same_start & (t == 0) & (lags == 0)
         self.start_h = np.where(common, self.cell.same, self.cell.unrelated)
@@ -163,7 +208,7 @@ class _Grid:
         return share * h + (self.cell.combine(a, b) if self.cell.distance else 0.0), share * g
 
     def backward(self, weights: Float64) -> tuple[float, _Bars]:
-        """The value, ``weights`` being those of the cells in the readout, and its derivatives."""
+        """The sum, ``weights`` being those of the cells in it, and its derivatives."""
         value = 0.0
         bars = _Bars(
             np.zeros((self.depth, self.steps)),
