@@ -15,24 +15,29 @@ Knows no kernel but by its options, and no Dask.
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import batched, chain
 from typing import Any, ClassVar
 
-from zarr.core.sync import collect_aiterator
+from zarr.abc.store import Store
+from zarr.core.sync import collect_aiterator, sync
 
 from rntk_dist.manifest import SWEEP_FORMAT, Manifest, decoded, read_identity
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.records import Report
 from rntk_dist.store import (
-    Block,
     GramStore,
     IdentityError,
     Location,
     StoreFormatError,
+    SweepFoundError,
+    chunk_key,
     locate,
+    record_key,
     show,
 )
 
@@ -41,6 +46,13 @@ GROUPS_A_TASK = 16
 
 LEAST_TASKS = 32
 """Tasks that a sweep has at least, for workers to share, as long as it has as many chunks."""
+
+_OF_TILES = ("gram/c/", "gram/records/")
+_OF_A_KERNEL = re.compile(r"(gram/c/|gram/records/)(\d+)/(.+)")
+_RECORD = re.compile(r"gram/records/(\d+)/(\d+)\.(\d+)\.json")
+_NO_TILE = Tile(-1, -1)
+
+type _Region = tuple[int | slice, ...]
 
 type Options = Mapping[str, Any]
 """A kernel's JSON-able dict."""
@@ -51,7 +63,7 @@ type Options = Mapping[str, Any]
 
 @dataclass(frozen=True, order=True)
 class SweepTile(Tile):
-    """A task of a sweep: one tile of some kernels, which are positions in the sweep's list."""
+    """One tile of some kernels, positions in the list of all: a task; of one kernel a chunk."""
 
     kernels: tuple[int, ...]
 
@@ -89,7 +101,12 @@ class SweepPlan(Plan):
     def __contains__(self, tile: Tile) -> bool:
         if not isinstance(tile, SweepTile) or not super().__contains__(tile):
             return False
-        return any(set(tile.kernels) <= set(batch) for batch in self.batches)
+        batches = {self._batch_of.get(kernel) for kernel in tile.kernels}
+        return len(batches) == 1 and None not in batches
+
+    @cached_property
+    def _batch_of(self) -> dict[int, int]:
+        return {kernel: i for i, batch in enumerate(self.batches) for kernel in batch}
 
 
 def make_batches(groups: Sequence[tuple[int, ...]], n_tiles: int) -> tuple[tuple[int, ...], ...]:
@@ -99,6 +116,12 @@ def make_batches(groups: Sequence[tuple[int, ...]], n_tiles: int) -> tuple[tuple
     """
     size = min(GROUPS_A_TASK, max(1, len(groups) * n_tiles // LEAST_TASKS))
     return tuple(tuple(chain.from_iterable(run)) for run in batched(groups, size))
+
+
+def batched_plan(plan: Plan, groups: Sequence[tuple[int, ...]]) -> SweepPlan:
+    """The plan of a sweep whose matrices are each cut by `plan`."""
+    batches = make_batches(groups, plan.n_tiles)
+    return SweepPlan(plan.n_rows, plan.n_cols, plan.tile, plan.symmetric, plan.itemsize, batches)
 
 
 # -- what is stored --------------------------------------------------------------------------------
@@ -126,7 +149,24 @@ class SweepManifest(Manifest):
     def identity(self) -> dict[str, Any]:
         """The JSON-able part that is compared: all kernels, in their order."""
         rest = {name: value for name, value in super().identity().items() if name != "kernel"}
-        return {"kernels": _columns(self.kernels), **rest}
+        kernels = {"count": len(self.kernels), "same": self.same, "each": dict(self.varying)}
+        return {"kernels": kernels, **rest}
+
+    @property
+    def same(self) -> Options:
+        """The options that are the same in all kernels."""
+        return {k: v for k, v in self.kernels[0].items() if k not in self.varying}
+
+    @cached_property
+    def varying(self) -> Mapping[str, Sequence[Any]]:
+        """The values, one for each kernel, of the options that are not the same in all of them."""
+        first = self.kernels[0]
+        columns = {name: [kernel[name] for kernel in self.kernels] for name in first}
+        return {name: column for name, column in columns.items() if set(column) != {first[name]}}
+
+    def chosen(self, i: int) -> Options:
+        """The options that tell one kernel from the others."""
+        return {name: values[i] for name, values in self.varying.items()}
 
     def of_kernel(self, i: int) -> Manifest:
         """What a store of this kernel's matrix alone would hold."""
@@ -178,19 +218,8 @@ def demand(kernel: Options) -> tuple[bool, bool, int]:
     return bool(kernel["bidirectional"]), kernel["readout"] == "mean", int(kernel["depth"])
 
 
-def _columns(kernels: Sequence[Options]) -> dict[str, Any]:
-    """Many kernels' options, with what is the same in all of them once."""
-    first = kernels[0]
-    varying = [name for name in first if any(kernel[name] != first[name] for kernel in kernels)]
-    return {
-        "count": len(kernels),
-        "same": {name: value for name, value in first.items() if name not in varying},
-        "each": {name: [kernel[name] for kernel in kernels] for name in varying},
-    }
-
-
 def _rows(columns: Mapping[str, Any]) -> list[Options]:
-    """Inverse of `_columns`."""
+    """The options of each kernel, from those of `SweepManifest.identity`."""
     each = columns["each"]
     return [
         {**columns["same"], **{name: values[i] for name, values in each.items()}}
@@ -200,9 +229,10 @@ def _rows(columns: Mapping[str, Any]) -> list[Options]:
 
 @dataclass(frozen=True)
 class SweepStore(GramStore):
-    """The store of a sweep; its tiles are tasks, its values are read of one `slice` at a time.
+    """The store of a sweep: a `SweepTile` of many kernels is a task, one of a single one a chunk.
 
     `groups` are kernels that are to be computed by one task, by default each is one of its own.
+    Chunks are read and written by the methods of any Gram store, which raise TypeError for a task.
     """
 
     manifest: SweepManifest
@@ -211,12 +241,8 @@ class SweepStore(GramStore):
     @cached_property
     def plan(self) -> SweepPlan:
         """How the matrices are cut, and which of them are computed together."""
-        plan = self.manifest.plan
         groups = self.groups or [(i,) for i in range(len(self.manifest.kernels))]
-        batches = make_batches(groups, plan.n_tiles)
-        return SweepPlan(
-            plan.n_rows, plan.n_cols, plan.tile, plan.symmetric, plan.itemsize, batches
-        )
+        return batched_plan(self.manifest.plan, groups)
 
     @staticmethod
     def _read_manifest(where: str, data: Any) -> Manifest:
@@ -231,6 +257,38 @@ class SweepStore(GramStore):
         """The matrix of one kernel, by its position in the list."""
         manifest = self.manifest.of_kernel(i)
         return SweepSlice(self.location, manifest, self.group, self.array, index=i)
+
+    def chunk_tiles(self) -> list[Tile]:
+        """A tile for each chunk, one kernel after another."""
+        tiles = list(self.manifest.plan.tiles())
+        count = len(self.manifest.kernels)
+        return [SweepTile(tile.row, tile.col, (i,)) for i in range(count) for tile in tiles]
+
+    def stored_chunks(self) -> frozenset[Tile]:
+        """Those of `chunk_tiles` that are stored, by one listing."""
+        stored = self.stored()
+        return frozenset(tile for tile in self.chunk_tiles() if _lacking(tile, stored) == ())
+
+    def lacking(self, task: SweepTile) -> SweepTile | None:
+        """The task without the kernels that are stored by now; None if nothing is left of it.
+
+        It asks for each chunk: a task that is begun anew must not wait for a listing of all.
+        """
+        tiles = [SweepTile(task.row, task.col, (i,)) for i in task.kernels]
+        there = sync(_exist(self._store, [self._chunk_key(tile) for tile in tiles]))
+        left = tuple(i for i, stored in zip(task.kernels, there, strict=True) if not stored)
+        return replace(task, kernels=left) if left else None
+
+    def stored_a_kernel(self) -> list[int]:
+        """For each kernel the number of its tiles that are stored, by one listing."""
+        counts = [0] * len(self.manifest.kernels)
+        for tile in self.stored_chunks():
+            counts[index_of(tile)] += 1
+        return counts
+
+    def kernel_of(self, tile: Tile) -> Options:
+        """The options of the kernel that a chunk's tile belongs to."""
+        return self.manifest.kernels[index_of(tile)]
 
     def stored(self) -> set[tuple[int, int, int]]:
         """(kernel, row, column) of every tile that is stored, by one listing."""
@@ -266,20 +324,39 @@ class SweepStore(GramStore):
         """If all is stored, mark the sweep complete with a report on all chunks; else None."""
         if self.missing_tiles():
             return None
-        slices = [self.slice(i) for i in range(len(self.manifest.kernels))]
-        records = [record for one in slices for record in one.records().values()]
-        report = Report.of(len(slices) * self.manifest.plan.n_tiles, records)
+        tiles = len(self.manifest.kernels) * self.manifest.plan.n_tiles
+        report = Report.of(tiles, self.records().values())
         if self.report() != report.to_dict():
             self._mark(report)
         return report
 
-    def read_tile(self, tile: Tile) -> Block:
-        """Of one kernel alone: raises TypeError."""
-        raise TypeError(f"tile {tile} is of many kernels: read it from SweepStore.slice(kernel)")
+    def _region(self, tile: Tile) -> _Region:
+        return index_of(tile), *super()._region(tile)
 
-    def write_tile(self, tile: Tile, block: Block) -> None:
-        """Of one kernel alone: raises TypeError."""
-        raise TypeError(f"tile {tile} is of many kernels: write it to SweepStore.slice(kernel)")
+    def _chunk_key(self, tile: Tile) -> str:
+        return chunk_key(tile, f"{index_of(tile)}/")
+
+    def _record_key(self, tile: Tile) -> str:
+        return record_key(tile, f"{index_of(tile)}/")
+
+    def _recorded_tile(self, key: str) -> Tile:
+        match = _RECORD.fullmatch(key)
+        return SweepTile(int(match[2]), int(match[3]), (int(match[1]),)) if match else _NO_TILE
+
+    def _check_tile(self, tile: Tile) -> None:
+        index_of(tile)
+        super()._check_tile(tile)
+
+    def _is_own(self, key: str) -> bool:
+        match = _OF_A_KERNEL.fullmatch(key)
+        if match is None:
+            return not key.startswith(_OF_TILES) and super()._is_own(key)
+        index = match[2]
+        named = index == str(int(index)) and int(index) < len(self.manifest.kernels)
+        return named and super()._is_own(match[1] + match[3])
+
+    def _check_not_outgrown(self, tile: Tile) -> None:
+        """A sweep does not grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,17 +373,27 @@ class SweepSlice(GramStore):
     def _part(self) -> str:
         return f"{self.index}/"
 
-    def _region(self, tile: Tile) -> tuple[int | slice, ...]:
+    def _region(self, tile: Tile) -> _Region:
         return self.index, *super()._region(tile)
-
-    def _remedy(self, tile: Tile) -> str:
-        return (
-            f"delete {self._chunk_key(tile)} in {show(self.location)}, and the same call of "
-            "rd.sweep computes it anew"
-        )
 
     def _check_not_outgrown(self, tile: Tile) -> None:
         """A sweep does not grow."""
+
+
+async def _exist(store: Store, keys: list[str]) -> list[bool]:
+    """Whether there is something at each of some keys, asked at once."""
+    return list(await asyncio.gather(*map(store.exists, keys)))
+
+
+def open_any(location: Location, *, writable: bool = False) -> GramStore:
+    """The store at this location: a SweepStore if it is one of a sweep.
+
+    Raises as `GramStore.open`.
+    """
+    try:
+        return GramStore.open(location, writable=writable)
+    except SweepFoundError:
+        return SweepStore.open(location, writable=writable)
 
 
 def open_sweep_for(location: Location, identity: str | None) -> SweepStore:
@@ -325,6 +412,13 @@ def open_sweep_for(location: Location, identity: str | None) -> SweepStore:
 def open_slice(location: Location, index: int) -> GramStore:
     """The matrix of one kernel of the sweep at this location, for reading."""
     return SweepStore.open(location).slice(index)
+
+
+def index_of(tile: Tile) -> int:
+    """The kernel of a chunk's tile; raises TypeError for that of a task."""
+    if isinstance(tile, SweepTile) and len(tile.kernels) == 1:
+        return tile.kernels[0]
+    raise TypeError(f"tile {tile} is not one of a single kernel: give a SweepTile of one")
 
 
 def _lacking(tile: Tile, stored: set[tuple[int, int, int]]) -> tuple[int, ...]:
