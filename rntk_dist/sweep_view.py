@@ -20,7 +20,8 @@ MOST_LISTED = 200
 """Kernels that are listed one by one, folded away."""
 
 _KINDS = {"ntk": "tangent kernel", "nngp": "covariance kernel"}
-_WIDEST = 80
+_SHORT, _WIDEST = 16, 80
+"""Kernels in a row: of a sweep that is no grid, and at most."""
 
 
 def sweep_html(store: SweepStore) -> str:
@@ -92,6 +93,8 @@ def _drawn(store: SweepStore, stored: Sequence[int]) -> Html:
     said = "a square a kernel, in their order, row by row; bright: whole, hatched: nothing stored"
     if n_tiles > 1:
         said += ", between: so much of it"
+    if len(stored) % width:
+        said += "; the last row is not full"
     return picture(image(rows, f"how much of each of {len(stored)} kernels is stored"), said)
 
 
@@ -101,4 +104,4 @@ def _width(varying: Mapping[str, Sequence[Any]], count: int) -> int:
         run = next((i for i, value in enumerate(values) if value != values[0]), count)
         if 1 < run <= _WIDEST and count % run == 0 and count // run <= _WIDEST:
             return run
-    return min(count, isqrt(count - 1) + 1)
+    return count if count <= _SHORT else isqrt(count - 1) + 1
