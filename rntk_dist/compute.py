@@ -47,7 +47,8 @@ from rntk_dist.plan import (
 )
 from rntk_dist.progress import Progress
 from rntk_dist.store import GramStore, show
-from rntk_dist.sweep_store import SweepStore, SweepTile
+from rntk_dist.sweep_manifest import SweepTile
+from rntk_dist.sweep_store import SweepStore
 from rntk_dist.tile_task import TileRecord, attempt_tile, work_of, works_of
 
 _POLL = 0.02

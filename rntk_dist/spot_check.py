@@ -14,7 +14,7 @@ from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore
-from rntk_dist.sweep_store import SweepTile
+from rntk_dist.sweep_manifest import SweepTile
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-4}
 """Largest difference of a recomputed entry, relative to sqrt(k(x, x) k(y, y)): backends differ in

@@ -14,7 +14,8 @@ from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
 from rntk_dist.plan import BLOCK_COPIES, Plan, Work
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import GramStore, Manifest
-from rntk_dist.sweep_store import SweepManifest, SweepStore, demand
+from rntk_dist.sweep_manifest import SweepManifest, demand
+from rntk_dist.sweep_store import SweepStore
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from rntk_dist.kernel.families import Family, families
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import Plan, Tile, Work, Workers, check_memory, tile_costs, worker_bytes
 from rntk_dist.sweep_creation import WantedSweep
-from rntk_dist.sweep_store import SweepStore, SweepTile, batched_plan
+from rntk_dist.sweep_manifest import SweepTile, batched_plan
+from rntk_dist.sweep_store import SweepStore
 
 type _Sort = tuple[object, ...]
 """What kernels have in common whose pair-steps take the same time, about."""

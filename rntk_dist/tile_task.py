@@ -31,7 +31,8 @@ from rntk_dist.records import Record
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore, Location, versions
 from rntk_dist.sweep_creation import sweep_work
-from rntk_dist.sweep_store import SweepStore, SweepTile, open_sweep_for
+from rntk_dist.sweep_manifest import SweepTile
+from rntk_dist.sweep_store import SweepStore, open_sweep_for
 
 _LOG = logging.getLogger(__name__)
 

@@ -36,7 +36,8 @@ from rntk_dist.store import (
     locate,
     show,
 )
-from rntk_dist.sweep_store import SweepStore, SweepTile, index_of, open_any
+from rntk_dist.sweep_manifest import SweepTile, index_of
+from rntk_dist.sweep_store import SweepStore, open_any
 
 _THREADS = 8
 _BATCHES_PER_THREAD = 4

@@ -30,7 +30,8 @@ from rntk_dist.sequences import Sequences
 from rntk_dist.slots import Bucket, NoCompareAndSwapError, slot_of
 from rntk_dist.store import GramStore, IdentityError, Manifest, MissingTileError, chunk_key
 from rntk_dist.sweep_creation import wanted_sweep
-from rntk_dist.sweep_store import SweepStore, SweepTile
+from rntk_dist.sweep_manifest import SweepTile
+from rntk_dist.sweep_store import SweepStore
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
@@ -373,7 +374,7 @@ def test_a_sweep_on_s3_is_resumed_verified_and_repaired(
         for gram, expected in zip(sweep, local, strict=True):
             np.testing.assert_array_equal(np.asarray(gram), np.asarray(expected))
         lost = SweepTile(1, 2, (1,))
-        sweep.store.discard([lost])
+        SweepStore.open(url, writable=True).discard([lost])
         found = rd.verify(url)
         assert [(problem.tile, problem.kind) for problem in found.problems] == [(lost, "missing")]
         assert (rd.repair(url, client).ok, found.foreign) == (True, ())

@@ -25,7 +25,8 @@ from rntk_dist.plan import Tile, Work, total_pair_steps
 from rntk_dist.progress import Progress
 from rntk_dist.store import CorruptTileError, StoreFormatError
 from rntk_dist.sweep import grid
-from rntk_dist.sweep_store import SweepManifest, SweepStore, SweepTile, make_batches
+from rntk_dist.sweep_manifest import SweepManifest, SweepTile, make_batches
+from rntk_dist.sweep_store import SweepStore
 from rntk_dist.tile_task import compute_batch, works_of
 
 TILE = 8  # 20 sequences: 3 x 3 tiles, six of the upper triangle

@@ -26,7 +26,8 @@ from rntk_dist.store import CorruptTileError, StoreFormatError, chunk_key, recor
 from rntk_dist.sweep import grid
 from rntk_dist.sweep_creation import wanted_sweep
 from rntk_dist.sweep_forecast import SweepForecast, forecast_sweep
-from rntk_dist.sweep_store import SweepStore, SweepTile, open_any
+from rntk_dist.sweep_manifest import SweepTile
+from rntk_dist.sweep_store import SweepStore, open_any
 from rntk_dist.sweep_view import listed
 from rntk_dist.tile_task import compute_batch
 
