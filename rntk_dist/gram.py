@@ -384,7 +384,7 @@ class Gram:
             first, total = min(gaps), self.plan.n_tiles
             raise IncompleteGramError(
                 f"{len(missing)} of {total} tiles have not been computed, here the first needed is "
-                f"{first}: run rd.gram again with the same arguments and "
+                f"{first}: run {self.store.filled_by} again with the same arguments and "
                 f"store={show(self.store.location)!r} to resume"
             )
 

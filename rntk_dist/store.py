@@ -33,7 +33,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import zarr
@@ -107,6 +107,9 @@ class GramStore:
     array: zarr.Array[Any]
     growing: Manifest | None = None
     """Of the larger matrix that this one is being extended to."""
+
+    filled_by: ClassVar[str] = "rd.gram"
+    """The function that computes what is missing."""
 
     @property
     def plan(self) -> Plan:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 from zarr.abc.store import Store
 from zarr.core.sync import collect_aiterator, sync
@@ -66,6 +66,8 @@ class SweepStore(GramStore):
 
     manifest: SweepManifest
     groups: tuple[tuple[int, ...], ...] = ()
+
+    filled_by: ClassVar[str] = "rd.sweep"
 
     @cached_property
     def plan(self) -> SweepPlan:
@@ -193,6 +195,8 @@ class SweepSlice(GramStore):
     """The matrix of one kernel in the store of a sweep, at `index` of its array's first axis."""
 
     index: int
+
+    filled_by: ClassVar[str] = "rd.sweep"
 
     def opener(self) -> Callable[[], GramStore]:
         """What opens this matrix for reading on another machine, too."""

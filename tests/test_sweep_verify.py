@@ -411,6 +411,8 @@ def test_a_sweep_as_one_array(whole: Path, path: Path) -> None:
         np.testing.assert_array_equal(values[i], np.asarray(gram))
     assert sweep.to_dask().chunks == ((1,) * 5, (8, 8, 4), (8, 8, 4))
     delete(path, EDGE)
+    with pytest.raises(rd.IncompleteGramError, match=r"is \(1, 2\): run rd\.sweep again"):
+        np.asarray(rd.open_sweep(path)[4])
     with pytest.raises(rd.IncompleteGramError, match=r"1 of 5 matrices .* kernel 4: run rd\.sweep"):
         rd.open_sweep(path).to_xarray()
 
