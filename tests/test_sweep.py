@@ -183,7 +183,8 @@ def test_an_interrupted_sweep_is_resumed(tmp_path: Path, client: Client, X: rd.S
     assert not rd.open_sweep(where).complete
     fill(SweepStore.open(where, writable=True), client, on_progress=seen.append)
     assert seen[-1].tiles == seen[-1].tiles_total
-    assert seen[-1].pair_steps == seen[-1].pair_steps_total
+    # What a task that was cancelled too late has stored meanwhile is passed over.
+    assert 0 < seen[-1].pair_steps <= seen[-1].pair_steps_total
     after = written(where)
     assert len(after) == 42
     assert before.items() <= after.items()

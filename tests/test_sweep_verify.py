@@ -22,6 +22,7 @@ from rntk_dist.cli import app
 from rntk_dist.cluster import local_workers
 from rntk_dist.compute import fill
 from rntk_dist.plan import Plan, TileMemoryError, Work, Workers, total_pair_steps, worker_bytes
+from rntk_dist.progress import Progress
 from rntk_dist.store import CorruptTileError, StoreFormatError, chunk_key, record_key
 from rntk_dist.sweep import grid
 from rntk_dist.sweep_creation import wanted_sweep
@@ -244,8 +245,10 @@ def test_a_multiple_left_alone_is_computed_with_the_same_bits(
     lost = [MULTIPLE, SweepTile(0, 0, (2,)), SweepTile(1, 1, (3,))]
     for tile in lost:
         (path / chunk_of(tile)).unlink()
-    fill(SweepStore.open(path, writable=True), client, backend="numba")
+    seen: list[Progress] = []
+    fill(SweepStore.open(path, writable=True), client, backend="numba", on_progress=seen.append)
     assert contents(path) == contents(whole)
+    assert seen[-1].pair_steps == seen[-1].pair_steps_total
 
 
 def test_a_reader_of_damage_is_told_what_repairs_it(path: Path) -> None:
