@@ -8,8 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import alternatives, end_to_end, jax_scan, scheduler, tiles
-from benchmarks.report import Section, Target, fact_list, target_table, write_sections
+from benchmarks import alternatives, end_to_end, jax_scan, scheduler, sweep, tiles
+from benchmarks.report import (
+    Section,
+    Target,
+    fact_list,
+    part_of_a_run,
+    target_table,
+    write_sections,
+)
 from benchmarks.timing import facts, installed, one_core
 
 type Measure = Callable[[bool, list[Target]], Iterator[Section]]
@@ -18,8 +25,8 @@ type Measure = Callable[[bool, list[Target]], Iterator[Section]]
 def main(argv: list[str] | None = None) -> None:
     """Measure, print and, where asked to, write."""
     options = _options(argv)
-    sections = [Section("machine", "Machine and versions", fact_list(facts()))]
-    targets: list[Target] = []
+    machine, targets = facts(), list[Target]()
+    sections = [Section("machine", "Machine and versions", fact_list(machine))]
     _show(sections[0])
     for measure in PARTS[options.only]:
         _say(f"measuring {measure.__name__.strip('_').replace('_', ' ')} ...")
@@ -30,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
         sections.append(Section("targets", "Targets", target_table(targets)))
         _show(sections[-1])
     if options.write:
+        if options.only:
+            sections = part_of_a_run(sections, machine)
         absent = write_sections(options.write, sections)
         _say(f"wrote {options.write}" + (f", without {', '.join(absent)}" if absent else ""))
 
@@ -38,11 +47,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rows")
     parser.add_argument("--only", choices=[name for name in PARTS if name], help="one part of it")
-    help_ = "replace the text between the markers <!-- bench:begin NAME --> of this file"
+    help_ = "replace the text between the markers <!-- bench:begin NAME --> of this file; with "
+    help_ += "--only, those of that part alone, which then say when they were taken"
     parser.add_argument("--write", type=Path, metavar="FILE", help=help_)
     options = parser.parse_args(argv)
-    if options.write and (options.quick or options.only):
-        parser.error("--write takes a whole run: leave out --quick and --only")
+    if options.write and options.quick:
+        parser.error("--write takes whole sizes: leave out --quick")
     if options.write and not options.write.exists():
         parser.error(f"{options.write} is not there: write it first, with its markers")
     return options
@@ -102,13 +112,22 @@ def _scheduler(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("scheduler", title, scheduler.scheduler_table(found))
 
 
+def _sweep(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = sweep.measure_sweep(sweep.QUICK if quick else None)
+    targets += sweep.sweep_targets(found)
+    sizes = found.sizes
+    title = f"{sizes.kernels} kernels over {sizes.sequences} sequences, T = {sizes.steps}, float64"
+    yield Section("sweep", title, sweep.sweep_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
-    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler),
+    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler, _sweep),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
     "alternatives": (_alternatives,),
     "end-to-end": (_end_to_end,),
     "scheduler": (_scheduler,),
+    "sweep": (_sweep,),
 }
 
 

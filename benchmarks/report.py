@@ -1,7 +1,7 @@
 """Markdown tables, targets with their verdict, and the marked parts of a document."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -62,6 +62,17 @@ def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
     return f"| {' | '.join(aligned)} |"
+
+
+def part_of_a_run(sections: Iterable[Section], machine: Mapping[str, str]) -> list[Section]:
+    """The sections of a run of one part, each with when and where it was taken.
+
+    Those on the machine and on all targets are of whole runs.
+    """
+    load = machine["load before the run"]
+    taken = f"Taken by itself on {machine['date']}: {machine['machine']}, load before it {load}."
+    own = [section for section in sections if section.name not in ("machine", "targets")]
+    return [replace(section, text=f"{section.text}\n\n{taken}") for section in own]
 
 
 def write_sections(path: Path, sections: Iterable[Section]) -> list[str]:

@@ -47,7 +47,8 @@ from rntk_dist.plan import (
 )
 from rntk_dist.progress import Progress
 from rntk_dist.store import GramStore, show
-from rntk_dist.sweep_store import SweepStore, SweepTile
+from rntk_dist.sweep_manifest import SweepTile
+from rntk_dist.sweep_store import SweepStore
 from rntk_dist.tile_task import TileRecord, attempt_tile, work_of, works_of
 
 _POLL = 0.02
@@ -182,10 +183,13 @@ def _pair_steps(store: GramStore, tiles: list[Tile]) -> int:
 def _sweep_pair_steps(store: SweepStore, tasks: list[Tile]) -> int:
     """Of all these tasks; kernels that are multiples of each other count once in a task."""
     times: Counter[tuple[Work, Tile]] = Counter()
+    works: dict[tuple[int, ...], list[Work]] = {}  # of all tasks of a batch
     for task in tasks:
         if isinstance(task, SweepTile):
             tile = Tile(task.row, task.col)
-            times.update((work, tile) for work in works_of(store, task))
+            if task.kernels not in works:
+                works[task.kernels] = works_of(store, task)
+            times.update((work, tile) for work in works[task.kernels])
     plan, samples = store.manifest.plan, store.samples()
     by_work = {
         work: tile_costs(plan, work, samples, {tile for of, tile in times if of == work})

@@ -82,7 +82,7 @@ class Wanted:
         cannot hold a tile, NoWorkersError if there is none, FileExistsError if the location holds
         something that is not a Gram store.
         """
-        samples, work = samples_of(self.X, self.Y), Work.of(self.kernel.to_dict())
+        samples, work = samples_of(self.X, self.Y), self.work
         workers = available_workers(client, backend=self.backend)
         tile = self.tile
         if tile is None:
@@ -106,6 +106,11 @@ class Wanted:
                 )
             GramStore.clear_interrupted(self.where)
         return self.stores.create(self.where, manifest, self.X, self.Y)
+
+    @property
+    def work(self) -> Work:
+        """What the kernel does with a pair of sequences."""
+        return Work.of(self.kernel.to_dict())
 
     @property
     def _itemsize(self) -> int:

@@ -106,7 +106,7 @@ def forecast(
     found = available_workers(client, backend=wanted.backend)
     if client is None and workers is not None:
         found = replace(found, count=min(workers, found.count))
-    work, samples = Work.of(wanted.kernel.to_dict()), samples_of(wanted.X, wanted.Y)
+    work, samples = wanted.work, samples_of(wanted.X, wanted.Y)
     check_memory(plan, work, samples, found)
     costs = tile_costs(plan, work, samples, missing).values()
     return Forecast(
@@ -116,7 +116,7 @@ def forecast(
         largest=max(costs, default=0),
         worker_bytes=worker_bytes(plan, work, samples, found.threads),
         workers=found,
-        speed=_speed(Calibration.of(wanted, seconds), wanted.backend, found, client),
+        speed=measured_speed(Calibration.of(wanted, seconds), wanted.backend, found, client),
     )
 
 
@@ -195,7 +195,7 @@ def _draw(sequences: Sequences, rng: np.random.Generator) -> Sequences:
     return sequences[rng.choice(n, size=count, replace=False)]
 
 
-def _speed(
+def measured_speed(
     calibration: Calibration, backend: Backend, workers: Workers, client: Client | None
 ) -> float:
     """Pair-steps a second of all workers; of a cluster, one worker of each crew is measured."""

@@ -276,12 +276,11 @@ class Gram:
         import dask.array as da  # here, for it takes pandas and xarray along: most of a second
 
         self._require(self.plan.tiles())
-        rows, cols = self.plan.grid
         blocks: da.Array = da.map_blocks(
             _read_block,
             self.store.opener(),
             self.plan,
-            chunks=(self._extents(rows, 0), self._extents(cols, 1)),
+            chunks=(extents(self.plan, 0), extents(self.plan, 1)),
             dtype=self.dtype,
             meta=np.empty((0, 0), self.dtype),
             name=f"gram-{uuid.uuid4().hex}",
@@ -385,13 +384,9 @@ class Gram:
             first, total = min(gaps), self.plan.n_tiles
             raise IncompleteGramError(
                 f"{len(missing)} of {total} tiles have not been computed, here the first needed is "
-                f"{first}: run rd.gram again with the same arguments and "
+                f"{first}: run {self.store.filled_by} again with the same arguments and "
                 f"store={show(self.store.location)!r} to resume"
             )
-
-    def _extents(self, blocks: int, axis: int) -> tuple[int, ...]:
-        bounds = (self.plan.block_bounds(block, axis=axis) for block in range(blocks))
-        return tuple(stop - start for start, stop in bounds)
 
 
 # -- indices --------------------------------------------------------------------------------------
@@ -440,6 +435,12 @@ def _selection(key: Any, size: int) -> _Selection:
     return _Selection(np.atleast_1d(chosen).astype(np.int64) % size, single=chosen.ndim == 0)
 
 
+def extents(plan: Plan, axis: int) -> tuple[int, ...]:
+    """The lengths of an axis's blocks."""
+    bounds = (plan.block_bounds(block, axis=axis) for block in range(plan.grid[axis]))
+    return tuple(stop - start for start, stop in bounds)
+
+
 def _by_block(indices: NDArray[np.int64], plan: Plan) -> _Blocks:
     blocks, offsets = np.divmod(indices, plan.tile)
     return {
@@ -463,10 +464,14 @@ def _by_tile(
 
 def _read_block(opener: Callable[[], GramStore], plan: Plan, block_id: tuple[int, int]) -> Block:
     """One block of `Gram.to_dask`; `block_id` is its row and column block."""
-    row, col = block_id
+    return read_block(opener(), plan, *block_id)
+
+
+def read_block(store: GramStore, plan: Plan, row: int, col: int) -> Block:
+    """The values of a row and a column block of the whole matrix, those below the diagonal, too."""
     mirrored = plan.symmetric and row > col
     tile = Tile(col, row) if mirrored else Tile(row, col)
     n_rows, n_cols = plan.block_shape(tile)  # the store may have grown since
-    block = opener().read_tile(tile)[:n_rows, :n_cols]
+    block = store.read_tile(tile)[:n_rows, :n_cols]
     # A mirrored view is not contiguous, which many a consumer of a block would copy anyway.
     return np.ascontiguousarray(block.T) if mirrored else block

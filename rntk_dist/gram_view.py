@@ -57,7 +57,7 @@ def gram_html(store: GramStore) -> str:
             ]
         ),
     )
-    left = group(about, bar(len(stored), plan.n_tiles), *_notes(plan, len(stored)), kernel)
+    left = group(about, bar(len(stored), plan.n_tiles), *_notes(store, len(stored)), kernel)
     return card("Gram", shape, left, _drawn(store, stored))
 
 
@@ -147,12 +147,13 @@ def _scale(drawn: Thumbnail) -> str:
     return ", ".join(said)
 
 
-def _notes(plan: Plan, stored: int) -> list[Html]:
+def _notes(store: GramStore, stored: int) -> list[Html]:
+    plan = store.plan
     missing = plan.n_tiles - stored
     if not missing:
         return []
     of_all = f"{missing} of {plan.n_tiles} tiles missing"
-    return [note(f"{of_all}: rd.gram with the same arguments computes them")]
+    return [note(f"{of_all}: {store.filled_by} with the same arguments computes them")]
 
 
 def _symmetry(plan: Plan) -> str:

@@ -178,11 +178,16 @@ class Work:
     walks the whole grid: T * T'. Both times `depth` layers, times two directions if
     `bidirectional`. The O(T) variances of the single sequences and the diagonal that `normalize`
     needs are left out: they are one part in `tile` of it.
+
+    `copies` of a block are alive at once; of each slab `side_by_side` time steps are prepared at
+    least, where there are several kernels.
     """
 
     readout: str = "last"
     depth: int = 1
     bidirectional: bool = False
+    copies: int = BLOCK_COPIES
+    side_by_side: int = 0
 
     @classmethod
     def of(cls, kernel: Mapping[str, object]) -> Work:
@@ -327,11 +332,12 @@ class Workers:
 def worker_bytes(plan: Plan, work: Work, samples: Samples, threads: int = 1) -> int:
     """Peak memory of a worker process that computes `threads` tiles of this plan at once."""
     rows, cols = plan.chunk_shape
-    blocks = BLOCK_COPIES * rows * cols * plan.itemsize
+    blocks = work.copies * rows * cols * plan.itemsize
     # A diagonal tile has one slab only, but the peak is that of the others.
-    steps = _largest_slab(samples.row_lengths, plan.tile) + _largest_slab(
-        samples.columns, plan.tile
+    sides = (
+        _largest_slab(lengths, plan.tile) for lengths in (samples.row_lengths, samples.columns)
     )
+    steps = sum(max(side, work.side_by_side) for side in sides)
     slabs = steps * step_bytes(work, samples.n_features)
     return BASE_BYTES + threads * (blocks + slabs + SCRATCH_BYTES)
 

@@ -14,6 +14,7 @@ from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore
+from rntk_dist.sweep_manifest import SweepTile
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-4}
 """Largest difference of a recomputed entry, relative to sqrt(k(x, x) k(y, y)): backends differ in
@@ -63,7 +64,7 @@ def compare(sides: Sides, tile: Tile, block: Block, n: int, seed: int) -> Compar
     rows, cols = _pick(plan, tile, n, seed)
     first = sides.rows(tile)[rows]
     second = None if plan.is_diagonal(tile) else sides.cols(tile)[cols]
-    kernel = RNTK.from_dict(dict(manifest.kernel))
+    kernel = RNTK.from_dict(dict(sides.store.kernel_of(tile)))
     try:
         values = kernel(first, second, kind=manifest.kind, dtype=manifest.dtype, backend="numba")
     except OverflowError as error:
@@ -85,7 +86,8 @@ def compare(sides: Sides, tile: Tile, block: Block, n: int, seed: int) -> Compar
 
 def _pick(plan: Plan, tile: Tile, n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns inside the tile, in order, that cross in n of its entries or a few more."""
-    rng = np.random.default_rng([seed, tile.row, tile.col])
+    kernels = tile.kernels if isinstance(tile, SweepTile) else ()  # each has entries of its own
+    rng = np.random.default_rng([seed, tile.row, tile.col, *kernels])
     n_rows, n_cols = plan.block_shape(tile)
     if plan.is_diagonal(tile):
         # Two at least: an entry of one sample with itself is computed otherwise than the others.

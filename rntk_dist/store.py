@@ -28,12 +28,12 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import zarr
@@ -107,6 +107,9 @@ class GramStore:
     array: zarr.Array[Any]
     growing: Manifest | None = None
     """Of the larger matrix that this one is being extended to."""
+
+    filled_by: ClassVar[str] = "rd.gram"
+    """The function that computes what is missing."""
 
     @property
     def plan(self) -> Plan:
@@ -296,6 +299,19 @@ class GramStore:
         tiles = (_tile_in(_CHUNK, key, place) for key in keys)
         return frozenset(tile for tile in tiles if tile in self.plan)
 
+    def chunk_tiles(self) -> list[Tile]:
+        """A tile for each chunk of the whole store."""
+        return list(self.plan.tiles())
+
+    def stored_chunks(self) -> frozenset[Tile]:
+        """Those of `chunk_tiles` that are stored, by one listing."""
+        return self.stored_tiles()
+
+    def kernel_of(self, tile: Tile) -> Mapping[str, Any]:
+        """The options of the kernel that a chunk's tile belongs to."""
+        del tile  # of a sweep, there are many
+        return self.manifest.kernel
+
     def gone(self, tiles: Iterable[Tile]) -> set[Tile]:
         """Those of the tiles that are not stored, by one listing."""
         return set(tiles) - self.stored_tiles()
@@ -344,9 +360,8 @@ class GramStore:
     def records(self, only: Container[Tile] | None = None) -> dict[Tile, Record]:
         """The records there are, by default of all tiles; one that cannot be read is left out."""
         among = self.plan if only is None else only
-        place = _RECORDS + self._part
-        keys = collect_aiterator(self._store.list_prefix(place))
-        tiles = [tile for tile in (_tile_in(_RECORD, key, place) for key in keys) if tile in among]
+        keys = collect_aiterator(self._store.list_prefix(_RECORDS + self._part))
+        tiles = [tile for tile in map(self._recorded_tile, keys) if tile in among]
         texts = sync(_get_all(self._store, [self._record_key(tile) for tile in tiles]))
         read = zip(tiles, (Record.from_json(text) for text in texts), strict=True)
         return {tile: record for tile, record in read if record is not None}
@@ -458,6 +473,10 @@ class GramStore:
 
     def _record_key(self, tile: Tile) -> str:
         return record_key(tile, self._part)
+
+    def _recorded_tile(self, key: str) -> Tile:
+        """The tile that a key is the record of; one that no plan has if it is none."""
+        return _tile_in(_RECORD, key, _RECORDS + self._part)
 
     def _region(self, tile: Tile) -> tuple[int | slice, ...]:
         """A tile's part of the array: all of its chunk that lies inside, put without a read."""

@@ -6,27 +6,31 @@ call resumes. Kernels that are multiples of each other are computed once in a ta
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from distributed import Client
 
-from rntk_dist.creation import Wanted, owned
-from rntk_dist.gram import Gram, fill_missing
+from rntk_dist.creation import owned
+from rntk_dist.gram import Gram, IncompleteGramError, extents, fill_missing, read_block
 from rntk_dist.kernel.families import families
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
 from rntk_dist.plan import Plan
 from rntk_dist.sequences import Sequences
-from rntk_dist.store import GramStore, Location, Manifest, locate, show
-from rntk_dist.sweep_store import SweepManifest, SweepStore, demand
+from rntk_dist.store import Block, GramStore, Location, locate, show
+from rntk_dist.sweep_creation import wanted_sweep
+from rntk_dist.sweep_store import SweepStore, open_slice
+from rntk_dist.sweep_view import sweep_html
 
 if TYPE_CHECKING:
     import dask.array as da
+    import xarray as xr
 
 
 def sweep(
@@ -74,7 +78,9 @@ def sweep(
     chosen = tuple(kernels)
     rows = Sequences.from_arrays(X)
     cols = None if Y is None else Sequences.from_arrays(Y)
-    wanted = _wanted(chosen, rows, cols, locate(store), kind, tile, dtype, backend)
+    wanted = wanted_sweep(
+        chosen, rows, cols, where=locate(store), kind=kind, tile=tile, dtype=dtype, backend=backend
+    )
     opened = wanted.find()
     if opened is None or opened.missing_tiles():
         with owned(wanted, client, wait) as (found, held):
@@ -144,10 +150,7 @@ class Sweep:
 
     def progress(self) -> list[int]:
         """For each kernel the number of its tiles that are stored; lists the store anew."""
-        counts = [0] * len(self)
-        for kernel, _, _ in self.store.stored():
-            counts[kernel] += 1
-        return counts
+        return self.store.stored_a_kernel()
 
     def __len__(self) -> int:
         return len(self.store.manifest.kernels)
@@ -177,6 +180,9 @@ class Sweep:
         what = f"{count} kernels, {rows} x {cols} {self.dtype.name} {self.kind}"
         return f"Sweep({what}, {stored}/{total} tiles, store={show(self.store.location)!r})"
 
+    def _repr_html_(self) -> str:
+        return sweep_html(self.store)
+
     def to_dask(self) -> da.Array:
         """All matrices as one lazy Dask array (kernels, rows, columns), a block a tile.
 
@@ -184,8 +190,47 @@ class Sweep:
         """
         import dask.array as da  # here, as in Gram.to_dask
 
-        stacked: da.Array = da.stack([gram.to_dask() for gram in self])
-        return stacked
+        self._require_all()
+        blocks: da.Array = da.map_blocks(
+            _read_block,
+            self.store.location,
+            self.plan,
+            chunks=((1,) * len(self), extents(self.plan, 0), extents(self.plan, 1)),
+            dtype=self.dtype,
+            meta=np.empty((0, 0, 0), self.dtype),
+            name=f"sweep-{uuid.uuid4().hex}",
+        )
+        return blocks
+
+    def to_xarray(self) -> xr.DataArray:
+        """All matrices as a lazy xarray DataArray with dimensions "kernel", "row" and "col".
+
+        The options that are not the same in all kernels are coordinates of "kernel", so that
+        `sweep.to_xarray().isel(kernel=...)` tells what it is of; the others are attributes.
+
+        Raises ImportError without xarray, and as `to_dask`.
+        """
+        try:
+            import xarray as xr
+        except ImportError as error:
+            raise ImportError("to_xarray needs xarray: pip install xarray") from error
+        manifest = self.store.manifest
+        return xr.DataArray(
+            self.to_dask(),
+            dims=manifest.dimensions,
+            coords={name: ("kernel", list(values)) for name, values in manifest.varying.items()},
+            name=self.kind,
+            attrs={**manifest.same, "kind": self.kind, "fingerprint": manifest.fingerprint},
+        )
+
+    def _require_all(self) -> None:
+        lacking = [i for i, n in enumerate(self.progress()) if n < self.plan.n_tiles]
+        if lacking:
+            raise IncompleteGramError(
+                f"{len(lacking)} of {len(self)} matrices are not whole, the first is that of "
+                f"kernel {lacking[0]}: run rd.sweep again with the same arguments and "
+                f"store={show(self.store.location)!r} to resume"
+            )
 
 
 def grid(kernel: RNTK, values: Mapping[str, Sequence[Any]]) -> list[RNTK]:
@@ -205,44 +250,13 @@ def grid(kernel: RNTK, values: Mapping[str, Sequence[Any]]) -> list[RNTK]:
     ]
 
 
+def _read_block(location: Any, plan: Plan, block_id: tuple[int, int, int]) -> Block:
+    """One block of `Sweep.to_dask`: of one kernel."""
+    kernel, row, col = block_id
+    return read_block(open_slice(location, kernel), plan, row, col)[None]
+
+
 # -- how -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _WantedSweep(Wanted):
-    """The matrices of many kernels, and where they are to be stored.
-
-    `kernel` is the one whose tasks need most memory. Raises ValueError as `Wanted`, for any kernel.
-    """
-
-    kernels: tuple[RNTK, ...] = ()
-
-    stores: ClassVar[type[GramStore]] = SweepStore
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for kernel in self.kernels:
-            kernel.check_sequences(self.X, self.Y)
-
-    def _manifest(self, plan: Plan) -> Manifest:
-        options = [kernel.to_dict() for kernel in self.kernels]
-        return SweepManifest.of(super()._manifest(plan), options)
-
-
-def _wanted(
-    kernels: tuple[RNTK, ...],
-    X: Sequences,
-    Y: Sequences | None,
-    where: Any,
-    kind: Kind,
-    tile: int | None,
-    dtype: DType,
-    backend: Backend,
-) -> _WantedSweep:
-    if not kernels:
-        raise ValueError("a sweep needs kernels, and there are none: give at least one")
-    most = max(kernels, key=lambda kernel: demand(kernel.to_dict()))
-    return _WantedSweep(where, most, X, Y, kind, tile, dtype, backend, kernels)
 
 
 def _in_families(store: GramStore, kernels: tuple[RNTK, ...]) -> GramStore:

@@ -15,208 +15,65 @@ Knows no kernel but by its options, and no Dask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import batched, chain
 from typing import Any, ClassVar
 
-from zarr.core.sync import collect_aiterator
+from zarr.abc.store import Store
+from zarr.core.sync import collect_aiterator, sync
 
 from rntk_dist.manifest import SWEEP_FORMAT, Manifest, decoded, read_identity
-from rntk_dist.plan import Plan, Tile
+from rntk_dist.plan import Tile
 from rntk_dist.records import Report
 from rntk_dist.store import (
-    Block,
     GramStore,
     IdentityError,
     Location,
     StoreFormatError,
+    SweepFoundError,
+    chunk_key,
     locate,
+    record_key,
     show,
 )
+from rntk_dist.sweep_manifest import (
+    Options,
+    SweepManifest,
+    SweepPlan,
+    SweepTile,
+    batched_plan,
+    index_of,
+)
 
-GROUPS_A_TASK = 16
-"""Kernels that a task computes at most; with those that are multiples of one, more are stored."""
+_OF_TILES = ("gram/c/", "gram/records/")
+_OF_A_KERNEL = re.compile(r"(gram/c/|gram/records/)(\d+)/(.+)")
+_RECORD = re.compile(r"gram/records/(\d+)/(\d+)\.(\d+)\.json")
+_NO_TILE = Tile(-1, -1)
 
-LEAST_TASKS = 32
-"""Tasks that a sweep has at least, for workers to share, as long as it has as many chunks."""
-
-type Options = Mapping[str, Any]
-"""A kernel's JSON-able dict."""
-
-
-# -- what is planned -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, order=True)
-class SweepTile(Tile):
-    """A task of a sweep: one tile of some kernels, which are positions in the sweep's list."""
-
-    kernels: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Begins as any tile's; the first kernel tells it from the others of a run."""
-        return f"{self.row}-{self.col}-{self.kernels[0]}"
-
-    def __str__(self) -> str:
-        return f"({self.row}, {self.col}) of {_named(self.kernels)}"
-
-
-@dataclass(frozen=True)
-class SweepPlan(Plan):
-    """A plan whose tiles are each of several kernels; every kernel has its place in one batch."""
-
-    batches: tuple[tuple[int, ...], ...] = ()
-
-    @property
-    def n_tiles(self) -> int:
-        """Number of tasks: tiles of a matrix times batches."""
-        return super().n_tiles * len(self.batches)
-
-    @property
-    def bytes_stored(self) -> int:
-        """Bytes of the chunks of all kernels."""
-        return super().bytes_stored * sum(map(len, self.batches))
-
-    def tiles(self) -> Iterator[Tile]:
-        """All tasks, one batch after another, so that the first matrices are soon whole."""
-        for batch in self.batches:
-            for tile in super().tiles():
-                yield SweepTile(tile.row, tile.col, batch)
-
-    def __contains__(self, tile: Tile) -> bool:
-        if not isinstance(tile, SweepTile) or not super().__contains__(tile):
-            return False
-        return any(set(tile.kernels) <= set(batch) for batch in self.batches)
-
-
-def make_batches(groups: Sequence[tuple[int, ...]], n_tiles: int) -> tuple[tuple[int, ...], ...]:
-    """Groups of kernels in runs, each of which is a task for each of a matrix's `n_tiles` tiles.
-
-    The kernels of a group stay in one task, however many they are.
-    """
-    size = min(GROUPS_A_TASK, max(1, len(groups) * n_tiles // LEAST_TASKS))
-    return tuple(tuple(chain.from_iterable(run)) for run in batched(groups, size))
-
-
-# -- what is stored --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SweepManifest(Manifest):
-    """What the store of a sweep holds. `kernel` is the one whose tasks need most memory."""
-
-    kernels: tuple[Options, ...] = ()
-
-    format: ClassVar[int] = SWEEP_FORMAT
-    dimensions: ClassVar[tuple[str, ...]] = ("kernel", "row", "col")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(kernels, rows, columns)."""
-        return len(self.kernels), *super().shape
-
-    @property
-    def chunk_shape(self) -> tuple[int, ...]:
-        """A tile of one kernel."""
-        return 1, *super().chunk_shape
-
-    def identity(self) -> dict[str, Any]:
-        """The JSON-able part that is compared: all kernels, in their order."""
-        rest = {name: value for name, value in super().identity().items() if name != "kernel"}
-        return {"kernels": _columns(self.kernels), **rest}
-
-    def of_kernel(self, i: int) -> Manifest:
-        """What a store of this kernel's matrix alone would hold."""
-        return Manifest(
-            kernel=self.kernels[i],
-            kind=self.kind,
-            plan=self.plan,
-            fingerprint=self.fingerprint,
-            fingerprint_y=self.fingerprint_y,
-            provenance=self.provenance,
-        )
-
-    def differences(self, other: Manifest) -> list[str]:
-        """A line for each field that `other` has otherwise; of kernels, the first that differs."""
-        if not isinstance(other, SweepManifest):
-            return ["  stored is a sweep, given one matrix"]
-        if len(self.kernels) != len(other.kernels):
-            return [f"  kernels: stored {len(self.kernels)}, given {len(other.kernels)}"]
-        for i in range(len(self.kernels)):
-            lines = self.of_kernel(i).differences(other.of_kernel(i))
-            if lines:
-                return [f"  kernel {i} is the first that differs:", *lines]
-        return []
-
-    @classmethod
-    def of(cls, common: Manifest, kernels: Sequence[Options]) -> SweepManifest:
-        """The kernels' manifest; all else is as in that of one of them."""
-        return cls(
-            kernel=common.kernel,
-            kind=common.kind,
-            plan=common.plan,
-            fingerprint=common.fingerprint,
-            fingerprint_y=common.fingerprint_y,
-            provenance=common.provenance,
-            kernels=tuple(kernels),
-        )
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SweepManifest:
-        """Inverse of `to_dict`."""
-        kernels = _rows(data["identity"]["kernels"])
-        heaviest = max(kernels, key=demand)
-        identity = {**data["identity"], "kernel": heaviest}
-        return cls.of(Manifest.from_dict({**data, "identity": identity}), kernels)
-
-
-def demand(kernel: Options) -> tuple[bool, bool, int]:
-    """By this a kernel's task needs more memory than another's; see `plan.step_bytes`."""
-    return bool(kernel["bidirectional"]), kernel["readout"] == "mean", int(kernel["depth"])
-
-
-def _columns(kernels: Sequence[Options]) -> dict[str, Any]:
-    """Many kernels' options, with what is the same in all of them once."""
-    first = kernels[0]
-    varying = [name for name in first if any(kernel[name] != first[name] for kernel in kernels)]
-    return {
-        "count": len(kernels),
-        "same": {name: value for name, value in first.items() if name not in varying},
-        "each": {name: [kernel[name] for kernel in kernels] for name in varying},
-    }
-
-
-def _rows(columns: Mapping[str, Any]) -> list[Options]:
-    """Inverse of `_columns`."""
-    each = columns["each"]
-    return [
-        {**columns["same"], **{name: values[i] for name, values in each.items()}}
-        for i in range(columns["count"])
-    ]
+type _Region = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True)
 class SweepStore(GramStore):
-    """The store of a sweep; its tiles are tasks, its values are read of one `slice` at a time.
+    """The store of a sweep: a `SweepTile` of many kernels is a task, one of a single one a chunk.
 
     `groups` are kernels that are to be computed by one task, by default each is one of its own.
+    Chunks are read and written by the methods of any Gram store, which raise TypeError for a task.
     """
 
     manifest: SweepManifest
     groups: tuple[tuple[int, ...], ...] = ()
 
+    filled_by: ClassVar[str] = "rd.sweep"
+
     @cached_property
     def plan(self) -> SweepPlan:
         """How the matrices are cut, and which of them are computed together."""
-        plan = self.manifest.plan
         groups = self.groups or [(i,) for i in range(len(self.manifest.kernels))]
-        batches = make_batches(groups, plan.n_tiles)
-        return SweepPlan(
-            plan.n_rows, plan.n_cols, plan.tile, plan.symmetric, plan.itemsize, batches
-        )
+        return batched_plan(self.manifest.plan, groups)
 
     @staticmethod
     def _read_manifest(where: str, data: Any) -> Manifest:
@@ -231,6 +88,38 @@ class SweepStore(GramStore):
         """The matrix of one kernel, by its position in the list."""
         manifest = self.manifest.of_kernel(i)
         return SweepSlice(self.location, manifest, self.group, self.array, index=i)
+
+    def chunk_tiles(self) -> list[Tile]:
+        """A tile for each chunk, one kernel after another."""
+        tiles = list(self.manifest.plan.tiles())
+        count = len(self.manifest.kernels)
+        return [SweepTile(tile.row, tile.col, (i,)) for i in range(count) for tile in tiles]
+
+    def stored_chunks(self) -> frozenset[Tile]:
+        """Those of `chunk_tiles` that are stored, by one listing."""
+        stored = self.stored()
+        return frozenset(tile for tile in self.chunk_tiles() if _lacking(tile, stored) == ())
+
+    def lacking(self, task: SweepTile) -> SweepTile | None:
+        """The task without the kernels that are stored by now; None if nothing is left of it.
+
+        It asks for each chunk: a task that is begun anew must not wait for a listing of all.
+        """
+        tiles = [SweepTile(task.row, task.col, (i,)) for i in task.kernels]
+        there = sync(_exist(self._store, [self._chunk_key(tile) for tile in tiles]))
+        left = tuple(i for i, stored in zip(task.kernels, there, strict=True) if not stored)
+        return replace(task, kernels=left) if left else None
+
+    def stored_a_kernel(self) -> list[int]:
+        """For each kernel the number of its tiles that are stored, by one listing."""
+        counts = [0] * len(self.manifest.kernels)
+        for tile in self.stored_chunks():
+            counts[index_of(tile)] += 1
+        return counts
+
+    def kernel_of(self, tile: Tile) -> Options:
+        """The options of the kernel that a chunk's tile belongs to."""
+        return self.manifest.kernels[index_of(tile)]
 
     def stored(self) -> set[tuple[int, int, int]]:
         """(kernel, row, column) of every tile that is stored, by one listing."""
@@ -266,20 +155,39 @@ class SweepStore(GramStore):
         """If all is stored, mark the sweep complete with a report on all chunks; else None."""
         if self.missing_tiles():
             return None
-        slices = [self.slice(i) for i in range(len(self.manifest.kernels))]
-        records = [record for one in slices for record in one.records().values()]
-        report = Report.of(len(slices) * self.manifest.plan.n_tiles, records)
+        tiles = len(self.manifest.kernels) * self.manifest.plan.n_tiles
+        report = Report.of(tiles, self.records().values())
         if self.report() != report.to_dict():
             self._mark(report)
         return report
 
-    def read_tile(self, tile: Tile) -> Block:
-        """Of one kernel alone: raises TypeError."""
-        raise TypeError(f"tile {tile} is of many kernels: read it from SweepStore.slice(kernel)")
+    def _region(self, tile: Tile) -> _Region:
+        return index_of(tile), *super()._region(tile)
 
-    def write_tile(self, tile: Tile, block: Block) -> None:
-        """Of one kernel alone: raises TypeError."""
-        raise TypeError(f"tile {tile} is of many kernels: write it to SweepStore.slice(kernel)")
+    def _chunk_key(self, tile: Tile) -> str:
+        return chunk_key(tile, f"{index_of(tile)}/")
+
+    def _record_key(self, tile: Tile) -> str:
+        return record_key(tile, f"{index_of(tile)}/")
+
+    def _recorded_tile(self, key: str) -> Tile:
+        match = _RECORD.fullmatch(key)
+        return SweepTile(int(match[2]), int(match[3]), (int(match[1]),)) if match else _NO_TILE
+
+    def _check_tile(self, tile: Tile) -> None:
+        index_of(tile)
+        super()._check_tile(tile)
+
+    def _is_own(self, key: str) -> bool:
+        match = _OF_A_KERNEL.fullmatch(key)
+        if match is None:
+            return not key.startswith(_OF_TILES) and super()._is_own(key)
+        index = match[2]
+        named = index == str(int(index)) and int(index) < len(self.manifest.kernels)
+        return named and super()._is_own(match[1] + match[3])
+
+    def _check_not_outgrown(self, tile: Tile) -> None:
+        """A sweep does not grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +195,8 @@ class SweepSlice(GramStore):
     """The matrix of one kernel in the store of a sweep, at `index` of its array's first axis."""
 
     index: int
+
+    filled_by: ClassVar[str] = "rd.sweep"
 
     def opener(self) -> Callable[[], GramStore]:
         """What opens this matrix for reading on another machine, too."""
@@ -296,17 +206,27 @@ class SweepSlice(GramStore):
     def _part(self) -> str:
         return f"{self.index}/"
 
-    def _region(self, tile: Tile) -> tuple[int | slice, ...]:
+    def _region(self, tile: Tile) -> _Region:
         return self.index, *super()._region(tile)
-
-    def _remedy(self, tile: Tile) -> str:
-        return (
-            f"delete {self._chunk_key(tile)} in {show(self.location)}, and the same call of "
-            "rd.sweep computes it anew"
-        )
 
     def _check_not_outgrown(self, tile: Tile) -> None:
         """A sweep does not grow."""
+
+
+async def _exist(store: Store, keys: list[str]) -> list[bool]:
+    """Whether there is something at each of some keys, asked at once."""
+    return list(await asyncio.gather(*map(store.exists, keys)))
+
+
+def open_any(location: Location, *, writable: bool = False) -> GramStore:
+    """The store at this location: a SweepStore if it is one of a sweep.
+
+    Raises as `GramStore.open`.
+    """
+    try:
+        return GramStore.open(location, writable=writable)
+    except SweepFoundError:
+        return SweepStore.open(location, writable=writable)
 
 
 def open_sweep_for(location: Location, identity: str | None) -> SweepStore:
@@ -331,9 +251,3 @@ def _lacking(tile: Tile, stored: set[tuple[int, int, int]]) -> tuple[int, ...]:
     """The kernels of a task whose tile is not stored."""
     kernels = tile.kernels if isinstance(tile, SweepTile) else ()
     return tuple(k for k in kernels if (k, tile.row, tile.col) not in stored)
-
-
-def _named(kernels: Sequence[int]) -> str:
-    if len(kernels) == 1:
-        return f"kernel {kernels[0]}"
-    return f"the {len(kernels)} kernels {kernels[0]} to {kernels[-1]}"

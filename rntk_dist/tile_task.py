@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 
 from threadpoolctl import threadpool_limits
 
@@ -21,7 +22,7 @@ from rntk_dist.creation import samples_of
 from rntk_dist.failures import Refusal, in_a_line
 from rntk_dist.growth import GrowingStore, open_for
 from rntk_dist.kernel.backends import fastest_backend
-from rntk_dist.kernel.families import Family, families, multiple
+from rntk_dist.kernel.families import Family, families_of, multiple
 from rntk_dist.kernel.many import many_values
 from rntk_dist.kernel.rntk import RNTK, Backend
 from rntk_dist.metrics import count_failure, count_tile
@@ -29,7 +30,9 @@ from rntk_dist.plan import Plan, Tile, Work, total_pair_steps
 from rntk_dist.records import Record
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore, Location, versions
-from rntk_dist.sweep_store import SweepStore, SweepTile, open_sweep_for
+from rntk_dist.sweep_creation import sweep_work
+from rntk_dist.sweep_manifest import SweepTile
+from rntk_dist.sweep_store import SweepStore, open_sweep_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,15 +92,18 @@ def compute_batch(
     """Compute one tile of some kernels of a sweep, and store each: the task of a sweep.
 
     It reads the two slabs of the tile once. A kernel that overflows does not keep the others of the
-    task from being stored.
+    task from being stored, and what is stored already, by a worker that died in the middle of the
+    task, is not computed again.
 
     Raises OverflowError at the end where kernels have overflowed, IdentityError as `compute_tile`.
     """
     started = time.perf_counter()
     store = open_sweep_for(location, identity)
-    work = _Batch(store, tile, backend, attempt)
-    with threadpool_limits(1), _named_in_tile(store.plan, tile):
-        work.run()
+    left = store.lacking(tile)
+    work = _Batch(store, left or tile, backend, attempt)
+    if left is not None:
+        with threadpool_limits(1), _named_in_tile(store.plan, tile):
+            work.run()
     seconds = time.perf_counter() - started
     host, pid = socket.gethostname(), os.getpid()
     return TileRecord(tile, seconds, work.pair_steps, work.nbytes, host, pid, backend)
@@ -114,35 +120,38 @@ class _Batch:
         """Store each kernel's tile as soon as it is there; raise what has overflowed at the end."""
         manifest, started = self.store.manifest, time.perf_counter()
         X, Y = _slabs(self.store, self.tile)
-        kernels = [RNTK.from_dict(manifest.kernels[i]) for i in self.tile.kernels]
-        found, samples = families(kernels), samples_of(X, Y)
-        leads = [kernels[family.members[0]] for family in found]
-        overflown = []
+        # Of whole families: a kernel's bits must not depend on which others are left to compute.
+        found, samples = families_of(manifest.kernels, self.tile.kernels), samples_of(X, Y)
+        leads = [RNTK.from_dict(manifest.kernels[family.members[0]]) for family in found]
+        overflown: list[tuple[int, OverflowError]] = []
         computed = many_values(
             leads, X, Y, kind=manifest.kind, dtype=manifest.dtype, backend=self.backend
         )
         for i, values in computed:
             steps = total_pair_steps(Work.of(leads[i].to_dict()), samples)
             self.pair_steps += steps
-            try:
-                self._store_family(found[i], values, steps, started)
-            except OverflowError as error:
-                overflown.append((self.tile.kernels[found[i].members[0]], error))
+            overflown += self._store_family(found[i], values, steps, started)
             started = time.perf_counter()
         if overflown:
-            raise _overflow(overflown)
+            raise _overflow(sorted(overflown, key=itemgetter(0)))
 
     def _store_family(
         self, family: Family, values: Block | OverflowError, steps: int, started: float
-    ) -> None:
-        if isinstance(values, OverflowError):
-            raise values
-        for member, factor in zip(family.members, family.factors, strict=True):
-            self._store(member, multiple(values, factor), steps, started)
+    ) -> Iterator[tuple[int, OverflowError]]:
+        """Store the family's kernels that are in the task; yields those that overflow."""
+        for kernel, factor in zip(family.members, family.factors, strict=True):
+            if kernel not in self.tile.kernels:
+                continue
+            try:
+                if isinstance(values, OverflowError):
+                    raise values
+                self._store(kernel, multiple(values, factor), steps, started)
+            except OverflowError as error:
+                yield kernel, error
             started, steps = time.perf_counter(), 0
 
-    def _store(self, member: int, block: Block, steps: int, started: float) -> None:
-        tile, one = Tile(self.tile.row, self.tile.col), self.store.slice(self.tile.kernels[member])
+    def _store(self, kernel: int, block: Block, steps: int, started: float) -> None:
+        tile, one = Tile(self.tile.row, self.tile.col), self.store.slice(kernel)
         one.write_tile(tile, block)
         self.nbytes += block.nbytes
         seconds, host, pid = time.perf_counter() - started, socket.gethostname(), os.getpid()
@@ -152,7 +161,8 @@ class _Batch:
 
 def _overflow(overflown: list[tuple[int, OverflowError]]) -> OverflowError:
     (kernel, first), more = overflown[0], len(overflown) - 1
-    others = f", and so with {more} others of this task" if more else ""
+    names = ", ".join(str(other) for other, _ in overflown[1:11]) + (", ..." if more > 10 else "")
+    others = f", and so with {more} others of this task ({names})" if more else ""
     return OverflowError(f"with kernel {kernel} of the sweep{others}: {first}")
 
 
@@ -244,11 +254,11 @@ def _named_in_tile(plan: Plan, tile: Tile) -> Iterator[None]:
 
 def work_of(store: GramStore) -> Work:
     """What the store's kernel does with a pair of sequences; of a sweep's, the most demanding."""
-    return Work.of(store.manifest.kernel)
+    kernel = store.manifest.kernel
+    return sweep_work(kernel) if isinstance(store, SweepStore) else Work.of(kernel)
 
 
 def works_of(store: SweepStore, tile: SweepTile) -> list[Work]:
     """What a task of a sweep does with a pair of sequences: once for each family of kernels."""
-    kernels = [store.manifest.kernels[i] for i in tile.kernels]
-    found = families([RNTK.from_dict(kernel) for kernel in kernels])
-    return [Work.of(kernels[family.members[0]]) for family in found]
+    kernels = store.manifest.kernels
+    return [Work.of(kernels[family.members[0]]) for family in families_of(kernels, tile.kernels)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -36,6 +36,8 @@ from rntk_dist.store import (
     locate,
     show,
 )
+from rntk_dist.sweep_manifest import SweepTile, index_of
+from rntk_dist.sweep_store import SweepStore, open_any
 
 _THREADS = 8
 _BATCHES_PER_THREAD = 4
@@ -46,11 +48,28 @@ type Fault = Literal[
 
 
 class Problem(NamedTuple):
-    """What is wrong with a tile; `tile` is None where it is the stored sequences."""
+    """What is wrong with a tile; `tile` is None where it is the stored sequences.
+
+    In a sweep it is a tile of one kernel, and `options` are those that tell this from the others.
+    """
 
     tile: Tile | None
     kind: Fault
     detail: str
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def kernel(self) -> int | None:
+        """The position of the tile's kernel in a sweep; None where there is but one."""
+        return index_of(self.tile) if isinstance(self.tile, SweepTile) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        tile = self.tile and [self.tile.row, self.tile.col]
+        found = {"tile": tile, "kind": self.kind, "detail": self.detail}
+        if self.kernel is None:
+            return found
+        return {"kernel": self.kernel, "options": dict(self.options or {}), **found}
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,8 @@ class Verification:
 
     Of the `tiles`, so many are `sound`. `entries` were recomputed; those of sound tiles differ by
     at most `largest_error`, relative to sqrt(k(x, x) k(y, y)). `foreign` are files in the store
-    that are no part of it; they harm nothing, and are no problem.
+    that are no part of it; they harm nothing, and are no problem. `kernels` are those of a sweep,
+    each with its own tiles; None for one matrix.
     """
 
     store: str
@@ -69,6 +89,7 @@ class Verification:
     foreign: tuple[str, ...]
     entries: int
     largest_error: float
+    kernels: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -80,17 +101,22 @@ class Verification:
         """The tiles with a problem, in order."""
         return [problem.tile for problem in self.problems if problem.tile is not None]
 
+    @property
+    def unsound_kernels(self) -> list[int]:
+        """The kernels of a sweep that have a problem."""
+        kernels = {problem.kernel for problem in self.problems}
+        return sorted(kernel for kernel in kernels if kernel is not None)
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """JSON-able; of a sweep it has the number of kernels, too, and those that are not sound."""
+        facts = {"kernels": self.kernels, "unsound_kernels": self.unsound_kernels}
         return {
             "store": self.store,
             "ok": self.ok,
+            **(facts if self.kernels is not None else {}),
             "tiles": self.tiles,
             "sound": self.sound,
-            "problems": [
-                {"tile": tile and [tile.row, tile.col], "kind": kind, "detail": detail}
-                for tile, kind, detail in self.problems
-            ],
+            "problems": [problem.to_dict() for problem in self.problems],
             "foreign": list(self.foreign),
             "entries": self.entries,
             "largest_error": self.largest_error,
@@ -101,6 +127,8 @@ def verify(
     store: Location, recompute: int = 1000, *, client: Client | None = None, seed: int = 0
 ) -> Verification:
     """Read every tile of a store, and compute some of its entries again; writes nothing.
+
+    Of a sweep, every tile of every kernel.
 
     Parameters
     ----------
@@ -124,8 +152,8 @@ def verify(
     ValueError
         `recompute` is negative.
     """
-    opened = GramStore.open(store)
-    return _verified(opened, list(opened.plan.tiles()), recompute, client, seed)
+    opened = open_any(store)
+    return _verified(opened, opened.chunk_tiles(), recompute, client, seed)
 
 
 def repair(
@@ -143,7 +171,7 @@ def repair(
     """
     before = verify(store, recompute, client=client, seed=seed)
     _refuse_unrepairable(locate(store), before)
-    opened = GramStore.open(store, writable=True)
+    opened = open_any(store, writable=True)
     tiles = before.unsound
     with _writing_to(opened), lease(opened.location) as held:
         opened.clean()
@@ -191,10 +219,10 @@ def _verified(
         findings = _by_threads(sides, checks, seed)
     else:
         findings = _by_client(store, checks, seed, client)
-    problems = _problems(findings, store.records())
+    problems = [_named(problem, store) for problem in _problems(findings, store.records())]
     unsound = {problem.tile for problem in problems}
     if any(problem.kind == "missing" for problem in problems):
-        GramStore.open(store.location)  # which says so if the whole store has gone
+        type(store).open(store.location)  # which says so if the whole store has gone
     return Verification(
         store=show(store.location),
         tiles=len(tiles),
@@ -203,7 +231,12 @@ def _verified(
         foreign=tuple(store.foreign_keys()),
         entries=sum(finding.entries for finding in findings),
         largest_error=max((f.error for f in findings if f.tile not in unsound), default=0.0),
+        kernels=_n_kernels(store),
     )
+
+
+def _n_kernels(store: GramStore) -> int | None:
+    return len(store.manifest.kernels) if isinstance(store, SweepStore) else None
 
 
 def _by_threads(sides: Sides, checks: list[_Check], seed: int) -> list[_Finding]:
@@ -221,14 +254,15 @@ def _by_client(store: GramStore, checks: list[_Check], seed: int, client: Client
         _batch, batches, location=store.location, seed=seed, pure=False, key="rntk-verify"
     )
     try:
-        return sorted(finding for batch in client.gather(futures) for finding in batch)
+        found = {finding.tile: finding for batch in client.gather(futures) for finding in batch}
+        return [found[check.tile] for check in checks]
     finally:
         client.cancel(futures)
 
 
 def _batch(checks: Sequence[_Check], location: Location, seed: int) -> list[_Finding]:
     """The task of `_by_client`."""
-    sides = Sides(GramStore.open(location))
+    sides = Sides(open_any(location))
     return [_finding(sides, check, seed) for check in checks]
 
 
@@ -271,6 +305,13 @@ def _problems(findings: Iterable[_Finding], records: dict[Tile, Record]) -> list
         holders.setdefault(record.crc32c, tile)
     verdicts = (_verdict(finding, records.get(finding.tile), holders) for finding in findings)
     return [verdict for verdict in verdicts if verdict is not None]
+
+
+def _named(problem: Problem, store: GramStore) -> Problem:
+    """With the options of its kernel, where that is one of many."""
+    if problem.kernel is None or not isinstance(store, SweepStore):
+        return problem
+    return problem._replace(options=store.manifest.chosen(problem.kernel))
 
 
 def _verdict(finding: _Finding, record: Record | None, holders: dict[str, Tile]) -> Problem | None:
@@ -356,4 +397,5 @@ def _merged(before: Verification, after: Verification) -> Verification:
         foreign=after.foreign,
         entries=before.entries + after.entries,
         largest_error=max(before.largest_error, after.largest_error),
+        kernels=before.kernels,
     )

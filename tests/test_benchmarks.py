@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import alternatives, end_to_end, jax_scan, report, timing
+from benchmarks import alternatives, end_to_end, jax_scan, report, sweep, timing
 from benchmarks.__main__ import main
 from benchmarks.tiles import (
     DEPTH,
@@ -96,8 +96,31 @@ def test_only_what_stands_between_markers_is_replaced(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("arguments", [["--quick"], ["--only", "jax"], []])
-def test_a_part_of_a_run_is_not_written(
+def test_a_part_of_a_run_says_when_it_was_taken() -> None:
+    sections = [report.Section(name, "", "text") for name in ("machine", "one", "targets")]
+    [part] = report.part_of_a_run(sections, timing.facts())
+    assert part.name == "one"
+    assert part.text.startswith(f"text\n\nTaken by itself on {timing.facts()['date']}: ")
+
+
+@pytest.mark.slow
+def test_many_kernels_against_the_same_one_by_one() -> None:
+    found = sweep.measure_sweep(sweep.Sizes(6, 2, 24, 10, repeats=2))
+    assert min(found.alone, found.together, found.gram.wall, found.sweep.processor) > 0
+    lines = sweep.sweep_table(found).splitlines()
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= 100
+    assert len(sweep.sweep_targets(found)) == 2
+
+
+def test_the_kernels_of_a_sweep_are_spread_over_the_grid() -> None:
+    assert len(set(sweep.paper_kernels(900))) == 900
+    few = sweep.paper_kernels(12)
+    assert {few[0].sigma_w, few[-1].sigma_w} == {1.34, 1.47}
+
+
+@pytest.mark.parametrize("arguments", [["--quick"], ["--quick", "--only", "jax"], []])
+def test_a_quick_run_is_not_written(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -28,6 +28,10 @@ from rntk_dist.markup import TOP, card, curves, image, link, picture
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.sampling import Limits, Sample, sampled
 from rntk_dist.store import GramStore, chunk_key
+from rntk_dist.sweep import grid
+from rntk_dist.sweep_creation import wanted_sweep
+from rntk_dist.sweep_store import SweepStore
+from rntk_dist.sweep_view import sweep_html
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -252,6 +256,53 @@ def test_tiles_too_large_for_a_view_are_not_read(
 # -- kernels and sequences -------------------------------------------------------------------------
 
 
+def empty_sweep(where: Path, kernels: list[rd.RNTK], tile: int = 3) -> SweepStore:
+    X = rd.Sequences.from_arrays(np.arange(1.0, 7.0)[:, None])
+    wanted = wanted_sweep(kernels, X, None, where=str(where), tile=tile)
+    return SweepStore.create(where, wanted.plan_anew(), X)
+
+
+def write_some(store: SweepStore, tiles: list[int]) -> None:
+    """So many tiles of each kernel."""
+    for i, count in enumerate(tiles):
+        one = store.slice(i)
+        for tile in list(one.plan.tiles())[:count]:
+            one.write_tile(tile, np.ones(one.plan.block_shape(tile)))
+
+
+def test_a_sweep_shows_what_varies_and_how_far_each_kernel_is(tmp_path: Path) -> None:
+    kernels = grid(rd.RNTK(), {"sigma_w": [1.3, 1.4], "sigma_b": [0.0, 0.1, 0.2]})
+    store = empty_sweep(tmp_path / "sweep", kernels)
+    write_some(store, [3, 3, 1, 0, 2, 3])
+    html = sweep_html(store)
+    page = Page(html)
+    assert "6 kernels, 6 × 6 each" in page.texts
+    assert page.fact("sigma_w") == "1.3, 1.4"
+    assert page.fact("sigma_b") == "0, 0.1, 0.2"
+    assert page.fact("kernels") == "3 of 6 whole"
+    assert page.fact("tiles") == "12 of 18 stored, edge 3"
+    assert "6 of 18 tiles missing" in html
+    assert page.fact("2") == "sigma_w 1.3, sigma_b 0.2, 1 of 3 tiles"
+    drawn = pixels(html)
+    assert drawn.shape == (2, 3, 4), "a row for each value of the first option"
+    assert (drawn[..., 3] > 0).tolist() == [[True, True, True], [False, True, True]]
+    assert (drawn[0, 0] == drawn[1, 2]).all()
+    assert drawn[0, 0, 0] > drawn[1, 1, 0] > drawn[0, 2, 0], "the more, the brighter"
+
+
+def test_of_many_kernels_some_are_listed(tmp_path: Path) -> None:
+    kernels = [rd.RNTK(sigma_b=i / 7) for i in range(211)]
+    store = empty_sweep(tmp_path / "sweep", kernels, tile=6)
+    write_some(store, [1] * 205)
+    html = rd.open_sweep(tmp_path / "sweep")._repr_html_()
+    page = Page(html)
+    assert page.fact("sigma_b").endswith(", …, 30 (211 values)")
+    assert page.fact("210") == "sigma_b 30, 0 of 1 tiles"
+    assert "200 of the kernels, the unfinished first" in page.texts
+    assert pixels(html).shape == (15, 15, 4)
+    assert "the last row is not full" in html
+
+
 def test_a_kernel_shows_its_options_and_marks_what_was_chosen() -> None:
     html = rd.RNTK(sigma_w=1.3, readout="mean", bidirectional=True)._repr_html_()
     page = Page(html)
@@ -417,6 +468,10 @@ def page_of_views(folder: Path, ramp: np.ndarray) -> Path:
     gram = rd.open_gram(filled(where, ramp, 10, without={Tile(0, 1)}).location)
     failed = replace(STATUS, state="failed", failures={"(0, 1)": "z" * 900}, message="w" * 500)
     views = [rd.RNTK()._repr_html_(), gram._repr_html_(), gram.sequences._repr_html_()]
+    kernels = grid(
+        rd.RNTK(), {name: [0.1 * i for i in range(7)] for name in ("sigma_b", "sigma_h")}
+    )
+    views.append(sweep_html(empty_sweep(where.with_name("z" * 200), kernels)))
     page = folder / "page.html"
     body = "\n".join([*views, job_html(STATUS), job_html(failed)])
     style = "<style>:root { color-scheme: light dark; } body { margin: 12px; }</style>"

@@ -25,9 +25,13 @@ from rntk_dist.compute import fill
 from rntk_dist.creation import ensure_store
 from rntk_dist.lease import StoreBusyError, current_owner, lease
 from rntk_dist.plan import Plan, Tile
+from rntk_dist.progress import Progress
 from rntk_dist.sequences import Sequences
 from rntk_dist.slots import Bucket, NoCompareAndSwapError, slot_of
 from rntk_dist.store import GramStore, IdentityError, Manifest, MissingTileError, chunk_key
+from rntk_dist.sweep_creation import wanted_sweep
+from rntk_dist.sweep_manifest import SweepTile
+from rntk_dist.sweep_store import SweepStore
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
@@ -341,3 +345,37 @@ def test_conditions_may_be_switched_off(
 def test_a_bucket_that_is_not_there_is_an_os_error(url: str) -> None:
     with pytest.raises(OSError, match=r"[Nn]o.?[Ss]uch.?[Bb]ucket|404"):
         lease("s3://no-such-bucket/store").__enter__()
+
+
+# -- sweeps ----------------------------------------------------------------------------------------
+
+
+@on_seaweed
+def test_a_sweep_on_s3_is_resumed_verified_and_repaired(
+    url: str, X: Sequences, tmp_path: Path
+) -> None:
+    kernels = [KERNEL, rd.RNTK(sigma_w=1.3, sigma_b=0.1, sigma_v=1.7), rd.RNTK(sigma_w=1.4)]
+
+    def stop(now: Progress) -> None:
+        if now.tiles >= 6:
+            raise KeyboardInterrupt
+
+    with client_of(1, threads_per_worker=2, processes=False, protocol="tcp") as client:
+        options: Any = {"tile": TILE, "client": client, "backend": "numba", "progress": False}
+        local = rd.sweep(kernels, X, store=tmp_path / "sweep", **options)
+        wanted = wanted_sweep(kernels, X, None, where=url, tile=TILE, backend="numba")
+        made = SweepStore.create(url, wanted.plan_anew(client), X)
+        with pytest.raises(KeyboardInterrupt):
+            fill(made, client, backend="numba", on_progress=stop)
+        before = made.stored()
+        assert 6 <= len(before) < 30
+        sweep = rd.sweep(kernels, X, store=url, **options)
+        assert sweep.complete
+        for gram, expected in zip(sweep, local, strict=True):
+            np.testing.assert_array_equal(np.asarray(gram), np.asarray(expected))
+        lost = SweepTile(1, 2, (1,))
+        SweepStore.open(url, writable=True).discard([lost])
+        found = rd.verify(url)
+        assert [(problem.tile, problem.kind) for problem in found.problems] == [(lost, "missing")]
+        assert (rd.repair(url, client).ok, found.foreign) == (True, ())
+    np.testing.assert_array_equal(np.asarray(rd.open_sweep(url)[1]), np.asarray(local[1]))

@@ -12,15 +12,13 @@ from typer.core import TyperGroup
 
 from rntk_dist.store import (
     CorruptTileError,
-    GramStore,
     IdentityError,
     Location,
     MissingTileError,
     StoreFormatError,
-    SweepFoundError,
-    locate,
     show,
 )
+from rntk_dist.sweep_store import open_any
 
 
 class ExitCode(IntEnum):
@@ -87,14 +85,15 @@ def interruptible(store: Location) -> Iterator[None]:
 
 def _kept(store: Location) -> str:
     try:
-        opened = GramStore.find(store)
-    except SweepFoundError:
-        return f"what is stored is kept in {show(locate(store))}, and the same call resumes"
+        opened = open_any(store)
+    except FileNotFoundError:
+        opened = None
     except StoreFormatError:  # before its manifest was written
         opened = None
     if opened is None:
         return "nothing was computed"
-    stored, total, where = len(opened.stored_tiles()), opened.plan.n_tiles, show(opened.location)
+    stored, total = len(opened.stored_chunks()), len(opened.chunk_tiles())
+    where = show(opened.location)
     return f"{stored} of {total} tiles are kept in {where}, and the same call resumes"
 
 

@@ -1,8 +1,6 @@
 """Commands that compute: plan, run, resume."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,20 +17,14 @@ from rntk_dist.cli.options import (
     takes_job,
 )
 from rntk_dist.cli.output import Json, print_facts, shown_bytes, shown_seconds
+from rntk_dist.cli.sweeps import resume_sweep
+from rntk_dist.cli.workers import Workers, cluster_client, workers_client
 from rntk_dist.job_file import JobFile
 from rntk_dist.store import GramStore, locate, show
+from rntk_dist.sweep_store import SweepStore, open_any
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from rntk_dist.gram import Gram
-
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Worker processes on this machine; by default, a core's."
-    ),
-]
 
 
 @takes_cluster
@@ -47,7 +39,7 @@ def plan(*, job: JobFile, cluster: Cluster, workers: Workers = None, as_json: Js
 
     where = locate(required_store(job))
     wanted = Wanted(where, job.kernel, *job.sequences(), job.kind, job.tile, job.dtype, job.backend)
-    with _cluster_client(cluster, workers) as client:
+    with cluster_client(cluster, workers) as client:
         found = forecast(wanted, client, workers=workers)
     facts = {"store": job.store, "kind": job.kind, "dtype": job.dtype, **found.to_dict()}
     print_facts(facts if as_json else _readable(facts), as_json)
@@ -103,8 +95,17 @@ def resume(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a store that is not whole; kernel, sequences and all else are in it."""
-    opened = GramStore.open(store)
+    """Go on with a store that is not whole; kernel, sequences and all else are in it.
+
+    Of a sweep as well as of one matrix.
+    """
+    opened = open_any(store)
+    if isinstance(opened, SweepStore):
+        if detach:
+            where = show(opened.location)
+            raise ValueError(f"{where} holds a sweep, which is no job: leave out --detach")
+        resume_sweep(opened, cluster, workers, wait, quiet, as_json)
+        return
     job = JobFile.of_store(opened)
     if detach:
         submit_job(job, cluster, 0, as_json)
@@ -181,28 +182,6 @@ def _run(
         )
     computed = done.plan.n_tiles - len(done.missing) - before
     _print_gram(done, {"tiles_computed": computed}, time.monotonic() - started, as_json)
-
-
-@contextmanager
-def _cluster_client(cluster: Cluster, workers: int | None) -> "Iterator[Client | None]":
-    """A client of the cluster; None for this machine."""
-    if workers is not None and cluster.scheduler is not None:
-        raise ValueError("--workers are of this machine: leave it out beside --scheduler")
-    with cluster.client() as client:
-        yield client
-
-
-@contextmanager
-def workers_client(cluster: Cluster, workers: int | None) -> "Iterator[Client | None]":
-    """A client of the cluster, or of so many workers here; None for as many as suit the work."""
-    with _cluster_client(cluster, workers) as client:
-        if client is not None or workers is None:
-            yield client
-            return
-    from rntk_dist.cluster import local_client
-
-    with local_client(workers) as client:
-        yield client
 
 
 def _stored(store: str) -> int:

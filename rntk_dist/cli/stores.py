@@ -10,11 +10,14 @@ from rich.console import Console
 
 from rntk_dist.cli.exits import ExitCode, interruptible
 from rntk_dist.cli.options import Cluster, Store, takes_cluster
-from rntk_dist.cli.output import Json, print_facts, print_table
+from rntk_dist.cli.output import Json, print_facts, print_table, shown
+from rntk_dist.cli.sweeps import readable, sweep_facts
 from rntk_dist.job_file import JobFile
 from rntk_dist.store import GramStore, show
+from rntk_dist.sweep_store import SweepStore, open_any
 
 if TYPE_CHECKING:
+    from rntk_dist.gram import Gram
     from rntk_dist.verify import Verification
 
 
@@ -27,7 +30,13 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a store holds, how far it is, and how it came about; reads no values."""
-    opened = GramStore.open(store)
+    opened = open_any(store)
+    if isinstance(opened, SweepStore):
+        if job_file:
+            raise ValueError(f"{show(opened.location)} holds a sweep: a job file is of one matrix")
+        facts = sweep_facts(opened)
+        print_facts(facts if as_json else readable(facts), as_json)
+        return
     job = JobFile.of_store(opened)
     if job_file:
         print_facts(job.to_dict(), as_json) if as_json else typer.echo(job.to_toml(), nl=False)
@@ -42,6 +51,7 @@ def info(
 
 
 def _facts(store: GramStore) -> dict[str, Any]:
+    """Of a store of one matrix, JSON-able."""
     manifest, plan = store.manifest, store.plan
     stored = len(store.stored_tiles())
     return {
@@ -95,14 +105,25 @@ def _print_verification(found: "Verification", as_json: bool) -> None:
 
 def _print_problems(found: "Verification") -> None:
     if found.problems:
-        rows = [(str(tile or "-"), kind, detail) for tile, kind, detail in found.problems]
-        print_table(("tile", "verdict", "detail"), rows)
+        header = ("tile", "verdict", "detail")
+        print_table((*header, "kernel") if found.kernels else header, _rows(found))
     for key in found.foreign:
         typer.echo(f"not part of the store, and harmless: {key}")
+    of_kernels = f" of {found.kernels} kernels" if found.kernels else ""
     typer.echo(
-        f"{found.sound} of {found.tiles} tiles are sound; {found.entries} entries recomputed, "
+        f"{found.sound} of {found.tiles} tiles{of_kernels} are sound; {found.entries} entries "
+        f"recomputed, "
         f"largest relative difference {found.largest_error:.1e}"
     )
+
+
+def _rows(found: "Verification") -> list[tuple[str, ...]]:
+    """Tile, verdict and detail; of a sweep, what chooses the kernel, too."""
+    rows = [
+        (str(problem.tile or "-"), problem.kind, problem.detail, shown(problem.options or {}))
+        for problem in found.problems
+    ]
+    return [row if found.kernels else row[:3] for row in rows]
 
 
 def export(
@@ -113,6 +134,10 @@ def export(
             metavar="OUT", help="A new file: .npy of any size, or .csv of a small matrix."
         ),
     ],
+    kernel: Annotated[
+        int | None,
+        typer.Option(metavar="I", help="Of a sweep: the position of the kernel, from 0."),
+    ] = None,
     labels: Annotated[
         bool, typer.Option("--labels", help="The labels, too: in OUT.labels.npy or .csv.")
     ] = False,
@@ -120,9 +145,8 @@ def export(
 ) -> None:
     """Write the whole matrix as one file for other programs, tile by tile, both triangles."""
     from rntk_dist.export import export
-    from rntk_dist.gram import open_gram
 
-    gram = open_gram(store)
+    gram = _chosen(store, kernel)
     with _tile_bar() as on_tile:
         written = export(gram, out, labels=labels, on_tile=on_tile)
     facts = {
@@ -136,6 +160,25 @@ def export(
     else:
         rows, cols = gram.shape
         typer.echo(f"{rows} x {cols} {gram.dtype.name}: {', '.join(map(str, written))}")
+
+
+def _chosen(store: str, kernel: int | None) -> "Gram":
+    """The matrix of a store; of a sweep, that of one kernel."""
+    from rntk_dist.gram import Gram
+
+    opened = open_any(store)
+    where = show(opened.location)
+    if not isinstance(opened, SweepStore):
+        if kernel is not None:
+            raise ValueError(f"{where} holds one matrix, of no sweep: leave out --kernel")
+        return Gram(opened)
+    last = len(opened.manifest.kernels) - 1
+    if kernel is None or not 0 <= kernel <= last:
+        given = "none is given" if kernel is None else f"there is no kernel {kernel}"
+        raise ValueError(
+            f"{where} holds a sweep, and {given}: choose one with --kernel, from 0 to {last}"
+        )
+    return Gram(opened.slice(kernel))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ Values of a multiple are equal to the last bit where the factor is a power of fo
 (a few units in the last place). sigma_b / sigma_u and sigma_h / sigma_u are compared by 14 digits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rntk_dist.kernel.rntk import RNTK
+
+_OF_A_FAMILY = ("sigma_u", "sigma_b", "sigma_h", "sigma_v", "initial_state")
+"""The options in which the kernels of a family may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,23 @@ def families(kernels: Sequence[RNTK]) -> list[Family]:
         unit, scale = _in_units(kernel)
         found.setdefault(unit, []).append((i, scale))
     return [_family(group) for group in found.values()]
+
+
+def families_of(options: Sequence[Mapping[str, Any]], chosen: Collection[int]) -> list[Family]:
+    """The families that have one of the chosen kernels, with all their members of the whole list.
+
+    `options` are the kernels' dicts; members are positions in it.
+    """
+    kinds = {_kind(options[i]) for i in chosen}
+    near = [i for i, each in enumerate(options) if _kind(each) in kinds]
+    found = families([RNTK.from_dict(options[i]) for i in near])
+    placed = (replace(f, members=tuple(near[i] for i in f.members)) for f in found)
+    return [family for family in placed if not set(chosen).isdisjoint(family.members)]
+
+
+def _kind(options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What is the same in all kernels of a family."""
+    return tuple(value for name, value in options.items() if name not in _OF_A_FAMILY)
 
 
 def _family(group: list[tuple[int, float]]) -> Family:
