@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rntk_dist.experiments.snr import Row
+    from rntk_dist.experiments.snr import Summary as SnrSummary
     from rntk_dist.experiments.statistics import AccuracyTable
+    from rntk_dist.experiments.synthetic import Sweep
     from rntk_dist.experiments.ucr import Result
 
 app = typer.Typer(help="Run one of the paper's experiments.", no_args_is_help=True)
@@ -83,3 +88,66 @@ def _show(name: str, table: AccuracyTable) -> None:
         shares = (f"{share:.3f}" for share in (row.mean, row.p90, row.p95, row.pma))
         shown.add_row(row.method, *shares, f"{row.rank:.2f}")
     Console().print(shown)
+
+
+@app.command()
+def synthetic(
+    folder: Annotated[
+        Path, typer.Option(help="Where results go, and what is done is kept.")
+    ] = Path("rntk-synthetic"),
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Draws of each problem. [200, or 5 if quick]")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The ends of each sweep, few repeats: a minute.")
+    ] = False,
+) -> None:
+    """Predict noisy sinusoids: sweeps over length, spread of lengths, noise and training size."""
+    from rntk_dist.cluster import local_client
+    from rntk_dist.experiments import synthetic as experiment
+
+    sweeps = experiment.QUICK_SWEEPS if quick else experiment.SWEEPS
+    console = Console(stderr=True)
+    with _going_on(folder), local_client(n_tiles=len(sweeps)) as client:
+        rows = experiment.run(
+            folder / "kept",
+            sweeps=sweeps,
+            repeats=repeats or (experiment.QUICK_REPEATS if quick else experiment.REPEATS),
+            executor=client.get_executor(),
+            on_problem=lambda problem, done, total: console.print(f"{done}/{total}  {problem}"),
+        )
+    _write_snr(folder, rows, sweeps)
+
+
+@contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """Have an interruption say what becomes of what is done."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted: what is done is kept in {folder}, and the same command goes on"
+        ) from error
+
+
+def _write_snr(folder: Path, rows: list[Row], sweeps: Sequence[Sweep]) -> None:
+    from rntk_dist import plot
+    from rntk_dist.experiments import snr, tables
+
+    found = snr.summaries(rows)
+    tables.write_dataclasses(folder / "results.csv", snr.Row, rows)
+    tables.write_dataclasses(folder / "summary.csv", snr.Summary, found)
+    plot.save_sweep_curves(found, sweeps, folder / "snr.png")
+    for sweep in sweeps:
+        Console().print(_snr_table(sweep, [point for point in found if point.sweep == sweep.name]))
+    typer.echo(f"tables and picture: {folder}")
+
+
+def _snr_table(sweep: Sweep, points: list[SnrSummary]) -> Table:
+    """Methods by values."""
+    title = f"{sweep.name}: mean SNR in dB by {sweep.axis}, {points[0].n} repeats"
+    shown = Table("method", *(f"{value:g}" for value in sweep.values), title=title)
+    means = {(point.method, point.value): f"{point.mean:.1f}" for point in points}
+    for method in dict.fromkeys(point.method for point in points):
+        shown.add_row(method, *(means.get((method, value), "") for value in sweep.values))
+    return shown

@@ -4,6 +4,7 @@ Each function draws into `ax`, or into a new pyplot figure, and returns the axes
 imported when the first picture is drawn: a worker that imports the package does not wait for it.
 """
 
+from rntk_dist.plot.curves import save_sweep_curves, sweep_curves
 from rntk_dist.plot.eigen import kernel_pca, spectrum
 from rntk_dist.plot.matrix import heat_map, save_heat_map, tile_map
 from rntk_dist.plot.ranks import critical_difference, save_critical_difference
@@ -15,7 +16,9 @@ __all__ = [
     "kernel_pca",
     "save_critical_difference",
     "save_heat_map",
+    "save_sweep_curves",
     "sensitivity",
     "spectrum",
+    "sweep_curves",
     "tile_map",
 ]
