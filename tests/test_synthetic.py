@@ -252,6 +252,26 @@ def test_means_have_errors_by_student_and_tables_go_to_a_file_and_back(tmp_path:
         tables.read_dataclasses(tmp_path / "new" / "table.csv", Row)
 
 
+def test_an_advantage_is_counted_within_a_repeat() -> None:
+    rows = [
+        Row("size", value, method, repeat, snr_db)
+        for value, method, repeat, snr_db in (
+            (10.0, "ours", 0, 5.0),
+            (10.0, "other", 0, 3.0),
+            (10.0, "ours", 1, 50.0),
+            (10.0, "other", 1, 49.0),
+            (20.0, "ours", 0, 1.0),
+            (20.0, "other", 0, 4.0),
+        )
+    ]
+    found = snr.advantages(rows, "ours")
+    assert [(row.value, row.method, row.snr_db) for row in found] == [
+        (10.0, "other", 2.0),
+        (10.0, "other", 1.0),
+        (20.0, "other", -3.0),
+    ]
+
+
 # -- the command -----------------------------------------------------------------------------------
 
 
@@ -288,6 +308,8 @@ def test_the_command_is_interrupted_and_goes_on(tmp_path: Path) -> None:
         (sweep.name, value) for sweep in synthetic.QUICK_SWEEPS for value in sweep.values
     }
     assert {row.repeat for row in rows} == {0, 1}
+    above = tables.read_dataclasses(out / "rntk-above.csv", Summary)
+    assert above == snr.summaries(snr.advantages(rows, "RNTK last"))
     assert (out / "snr.png").stat().st_size > 20_000
     smallest = {o.method: o.snr_db for o in synthetic.run_repeat(Problem(size=10), 0)}
     found = {r.method: r.snr_db for r in rows if (r.sweep, r.value, r.repeat) == ("size", 10, 0)}

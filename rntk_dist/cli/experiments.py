@@ -137,6 +137,8 @@ def _write_snr(folder: Path, rows: list[Row], sweeps: Sequence[Sweep]) -> None:
     found = snr.summaries(rows)
     tables.write_dataclasses(folder / "results.csv", snr.Row, rows)
     tables.write_dataclasses(folder / "summary.csv", snr.Summary, found)
+    above = snr.summaries(snr.advantages(rows, "RNTK last"))
+    tables.write_dataclasses(folder / "rntk-above.csv", snr.Summary, above)
     plot.save_sweep_curves(found, sweeps, folder / "snr.png")
     for sweep in sweeps:
         Console().print(_snr_table(sweep, [point for point in found if point.sweep == sweep.name]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,20 @@ def summaries(rows: Iterable[Row]) -> list[Summary]:
     for row in rows:
         found.setdefault((row.sweep, row.value, row.method), []).append(row.snr_db)
     return [Summary(*key, *_mean_and_error(values)) for key, values in found.items()]
+
+
+def advantages(rows: Sequence[Row], method: str) -> list[Row]:
+    """How many dB a method is above each other one, in the same repeat of the same point.
+
+    All methods see the same data in a repeat, so these differ less between repeats than the ratios
+    themselves, and tell more methods apart.
+    """
+    own = {(row.sweep, row.value, row.repeat): row.snr_db for row in rows if row.method == method}
+    return [
+        replace(row, snr_db=own[row.sweep, row.value, row.repeat] - row.snr_db)
+        for row in rows
+        if row.method != method
+    ]
 
 
 def _mean_and_error(values: list[float]) -> tuple[float, float, int]:

@@ -26,6 +26,7 @@ from itertools import batched, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rntk_dist.experiments import kept
@@ -34,10 +35,12 @@ from rntk_dist.experiments.methods import RBF, ROOT_2, Kernel, Method, Polynomia
 from rntk_dist.experiments.sinusoids import Float64, Problem, Samples, draw
 from rntk_dist.experiments.snr import Row, snr_db
 from rntk_dist.kernel import RNTK
+from rntk_dist.kernel.many import many_values
 from rntk_dist.sequences import Sequences
 from rntk_dist.solve.regression import RidgeRegression
 
 RIDGE = RidgeRegression()
+FLOAT64 = np.dtype(np.float64)
 
 SIGMA_W = (ROOT_2, 1.2, 1.34, 1.47)
 """Around sqrt(2), where all steps weigh alike; below it the last ones weigh more."""
@@ -127,12 +130,29 @@ class Choice:
 
 def choose(method: Method, train: Sequences, observed: Float64) -> Choice:
     """The kernel and alpha of the smallest error; of equal ones the first, the largest alpha."""
-    found = [_best_alpha(variant, train, observed) for variant in method.variants]
+    pairs = zip(method.variants, _squares(method.variants, train), strict=True)
+    found = [_best_alpha(variant, square, observed) for variant, square in pairs]
     return min(found, key=lambda choice: choice.error)
 
 
-def _best_alpha(variant: Variant, train: Sequences, observed: Float64) -> Choice:
-    errors = (RIDGE.left_out(variant.square(train), observed) ** 2).mean(axis=1)
+def _squares(variants: Sequence[Variant], train: Sequences) -> list[Float64]:
+    """What `variant.square(train)` is for each: sequences are seen once, RNTKs taken together."""
+    seen = {inputs: inputs(train) for inputs in {variant.inputs for variant in variants}}
+    found: dict[Variant, Float64] = {}
+    for inputs, sequences in seen.items():
+        alike = [variant for variant in variants if variant.inputs == inputs]
+        recurrent = [v.kernel for v in alike if isinstance(v.kernel, RNTK)]
+        values = many_values(recurrent, sequences, kind="ntk", dtype=FLOAT64, backend="auto")
+        for i, square in values:
+            if isinstance(square, OverflowError):
+                raise square
+            found[Variant(inputs, recurrent[i])] = square
+        found |= {v: v.kernel(sequences) for v in alike if not isinstance(v.kernel, RNTK)}
+    return [found[variant] for variant in variants]
+
+
+def _best_alpha(variant: Variant, square: Float64, observed: Float64) -> Choice:
+    errors = (RIDGE.left_out(square, observed) ** 2).mean(axis=1)
     best = int(errors.argmin())
     return Choice(variant, RIDGE.alpha[best], float(errors[best]))
 
