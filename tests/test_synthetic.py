@@ -312,5 +312,6 @@ def test_the_command_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     assert above == snr.summaries(snr.advantages(rows, "RNTK last"))
     assert (out / "snr.png").stat().st_size > 20_000
     smallest = {o.method: o.snr_db for o in synthetic.run_repeat(Problem(size=10), 0)}
-    found = {r.method: r.snr_db for r in rows if (r.sweep, r.value, r.repeat) == ("size", 10, 0)}
+    point = ("size, equal lengths", 10, 0)
+    found = {r.method: r.snr_db for r in rows if (r.sweep, r.value, r.repeat) == point}
     assert found == smallest

@@ -26,6 +26,17 @@ def _group() -> None:
     """Run one of the paper's experiments; each goes on where it was when it is run again."""
 
 
+@contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """Have an interruption say what becomes of what is done."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted: what is done is kept in {folder}, and the same command goes on"
+        ) from error
+
+
 @app.command()
 def ucr(
     data: Annotated[
@@ -53,7 +64,7 @@ def ucr(
     chosen = tuple(sets or (experiment.smallest(data) if quick else archive.names(data)))
     published = None if baselines is None else archive.read_published(baselines)
     console = Console(stderr=True)
-    with local_client(n_tiles=len(chosen)) as client:
+    with _going_on(folder), local_client(n_tiles=len(chosen)) as client:
         results = experiment.run(
             data,
             folder / "kept",
@@ -108,7 +119,8 @@ def synthetic(
 
     sweeps = experiment.QUICK_SWEEPS if quick else experiment.SWEEPS
     console = Console(stderr=True)
-    with _going_on(folder), local_client(n_tiles=len(sweeps)) as client:
+    points = sum(len(sweep.values) for sweep in sweeps)
+    with _going_on(folder), local_client(n_tiles=points) as client:
         rows = experiment.run(
             folder / "kept",
             sweeps=sweeps,
@@ -117,17 +129,6 @@ def synthetic(
             on_problem=lambda problem, done, total: console.print(f"{done}/{total}  {problem}"),
         )
     _write_snr(folder, rows, sweeps)
-
-
-@contextmanager
-def _going_on(folder: Path) -> Iterator[None]:
-    """Have an interruption say what becomes of what is done."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"interrupted: what is done is kept in {folder}, and the same command goes on"
-        ) from error
 
 
 def _write_snr(folder: Path, rows: list[Row], sweeps: Sequence[Sweep]) -> None:

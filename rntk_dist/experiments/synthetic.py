@@ -81,8 +81,8 @@ _SIZE = ("training sequences", "size", (10, 20, 40, 80, 160))
 
 SWEEPS = (
     Sweep("length", EQUAL, "steps of every sequence", "length", (5, 10, 20, 40, 80)),
-    Sweep("noise", EQUAL, *_NOISE),
-    Sweep("size", EQUAL, *_SIZE),
+    Sweep("noise, equal lengths", EQUAL, *_NOISE),
+    Sweep("size, equal lengths", EQUAL, *_SIZE),
     Sweep("spread", EQUAL, "steps by which lengths differ at most", "spread", (0, 5, 10, 20, 40)),
     Sweep("noise, different lengths", DIFFERENT, *_NOISE),
     Sweep("size, different lengths", DIFFERENT, *_SIZE),
