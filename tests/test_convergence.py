@@ -24,6 +24,7 @@ from rntk_dist.experiments.kept import kept_or
 TINY = Extent((32, 128, 512), 4, (32, 512), 2, 30, 0.5)
 
 
+@pytest.mark.slow
 def test_errors_fall_like_the_root_of_the_width(tmp_path: Path) -> None:
     """Twelve networks a case: their slopes scatter by some 0.15, a wrong kernel's would be 0."""
     rows = convergence.kernel_errors(tmp_path, TINY)
@@ -59,6 +60,7 @@ def test_the_prediction_is_the_closed_form() -> None:
     np.testing.assert_allclose(at_end[:n], given.targets)
 
 
+@pytest.mark.slow
 def test_wider_networks_follow_the_prediction_more_closely(tmp_path: Path) -> None:
     rows = convergence.courses(tmp_path, TINY)
     deviations = convergence.deviations(rows)
@@ -88,7 +90,7 @@ def test_what_is_kept_is_read_and_of_other_things_refused(tmp_path: Path) -> Non
     identity = {"kernel": {"sigma_w": 1.0}, "steps": (1, 2)}
     assert kept_or(path, identity, compute) == kept_or(path, identity, compute) == [1 / 3]
     assert len(calls) == 1
-    with pytest.raises(rd.IdentityError, match=r"a\.json: keeps results of another steps: give"):
+    with pytest.raises(rd.IdentityError, match=r"a\.json: keeps results of other steps: give"):
         kept_or(path, identity | {"steps": (1, 3)}, compute)
 
 

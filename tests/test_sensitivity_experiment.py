@@ -68,7 +68,7 @@ def test_what_was_asked_is_kept(
     first = sensitivity.decided(tmp_path, data, per_class=1, every=4)
     monkeypatch.setattr(sensitivity, "ask", None)
     assert sensitivity.decided(tmp_path, data, per_class=1, every=4) == first
-    with pytest.raises(rd.IdentityError, match="another extent"):
+    with pytest.raises(rd.IdentityError, match="other extent"):
         sensitivity.decided(tmp_path, data, per_class=2, every=4)
 
 

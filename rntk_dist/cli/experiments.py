@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +14,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rntk_dist.experiments.convergence import Slope
     from rntk_dist.experiments.sensitivity import Profile
+    from rntk_dist.experiments.snr import Row
+    from rntk_dist.experiments.snr import Summary as SnrSummary
     from rntk_dist.experiments.statistics import AccuracyTable
+    from rntk_dist.experiments.synthetic import Sweep
     from rntk_dist.experiments.ucr import Result
 
 app = typer.Typer(help="Run one of the paper's experiments.", no_args_is_help=True)
@@ -21,6 +26,17 @@ app = typer.Typer(help="Run one of the paper's experiments.", no_args_is_help=Tr
 @app.callback()
 def _group() -> None:
     """Run one of the paper's experiments; each goes on where it was when it is run again."""
+
+
+@contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """Have an interruption say what becomes of what is done."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted: what is done is kept in {folder}, and the same command goes on"
+        ) from error
 
 
 @app.command()
@@ -50,7 +66,7 @@ def ucr(
     chosen = tuple(sets or (experiment.smallest(data) if quick else archive.names(data)))
     published = None if baselines is None else archive.read_published(baselines)
     console = Console(stderr=True)
-    with local_client(n_tiles=len(chosen)) as client:
+    with _going_on(folder), local_client(n_tiles=len(chosen)) as client:
         results = experiment.run(
             data,
             folder / "kept",
@@ -102,21 +118,21 @@ def convergence(
     """Compare finite networks with their kernel, at the start and while they are trained."""
     from rntk_dist import plot
     from rntk_dist.experiments import convergence as experiment
-    from rntk_dist.experiments.tables import write_dataclasses
+    from rntk_dist.experiments import tables
 
     extent = experiment.QUICK if quick else experiment.FULL
     tell = Console(stderr=True).print
     errors = experiment.kernel_errors(folder / "kept", extent, tell)
     courses = experiment.courses(folder / "kept", extent, tell)
     slopes, deviations = experiment.slopes(errors), experiment.deviations(courses)
-    write_dataclasses(folder / "kernel-errors.csv", errors)
-    write_dataclasses(folder / "slopes.csv", slopes)
-    write_dataclasses(folder / "training-courses.csv", courses)
-    write_dataclasses(folder / "training-deviations.csv", deviations)
+    tables.write_dataclasses(folder / "kernel-errors.csv", experiment.KernelError, errors)
+    tables.write_dataclasses(folder / "slopes.csv", experiment.Slope, slopes)
+    tables.write_dataclasses(folder / "training-courses.csv", experiment.Course, courses)
+    tables.write_dataclasses(folder / "training-deviations.csv", experiment.Deviation, deviations)
     plot.save_convergence(errors, experiment.laws(errors), folder / "kernel-errors.png")
     plot.save_training(courses, deviations, folder / "training.png")
-    for table in (_slopes_table(slopes), _training_table(experiment.by_width(deviations))):
-        Console().print(table)
+    for shown in (_slopes_table(slopes), _training_table(experiment.by_width(deviations))):
+        Console().print(shown)
     typer.echo(f"tables and figures: {folder}")
 
 
@@ -146,8 +162,8 @@ def sensitivity(
     """Which time steps matter: over sigma_w and activations, and for a classifier of GunPoint."""
     from rntk_dist import plot
     from rntk_dist.experiments import sensitivity as experiment
+    from rntk_dist.experiments import tables
     from rntk_dist.experiments.demo import bundled
-    from rntk_dist.experiments.tables import write_dataclasses
 
     data = bundled("GunPoint")
     tell = Console(stderr=True).print
@@ -155,9 +171,15 @@ def sensitivity(
     profiles = experiment.profiles(folder / "kept", pairs, tell)
     asked = {"per_class": 5, "every": 30} if quick else {}
     decided = experiment.decided(folder / "kept", data, on_part=tell, **asked)
-    write_dataclasses(folder / "profiles.csv", experiment.profile_rows(profiles))
-    write_dataclasses(folder / "decisions.csv", experiment.decision_rows(decided))
-    write_dataclasses(folder / "windows.csv", experiment.window_rows(decided))
+    tables.write_dataclasses(
+        folder / "profiles.csv", experiment.ProfileRow, experiment.profile_rows(profiles)
+    )
+    tables.write_dataclasses(
+        folder / "decisions.csv", experiment.DecisionRow, experiment.decision_rows(decided)
+    )
+    tables.write_dataclasses(
+        folder / "windows.csv", experiment.WindowRow, experiment.window_rows(decided)
+    )
     plot.save_profiles(profiles, folder / "profiles.png")
     plot.save_decisions(decided, data, folder / "decisions.png")
     Console().print(_profiles_table(profiles))
@@ -170,3 +192,61 @@ def _profiles_table(profiles: list[Profile]) -> Table:
         values = (f"{each.relative[step - 1]:.1e}" for step in (1, 50, 100))
         table.add_row(each.kernel.activation, f"{each.kernel.sigma_w:.4g}", *values)
     return table
+
+
+# -- synthetic data --------------------------------------------------------------------------------
+
+
+@app.command()
+def synthetic(
+    folder: Annotated[
+        Path, typer.Option(help="Where results go, and what is done is kept.")
+    ] = Path("rntk-synthetic"),
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Draws of each problem. [200, or 5 if quick]")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The ends of each sweep, few repeats: a minute.")
+    ] = False,
+) -> None:
+    """Predict noisy sinusoids: sweeps over length, spread of lengths, noise and training size."""
+    from rntk_dist.cluster import local_client
+    from rntk_dist.experiments import synthetic as experiment
+
+    sweeps = experiment.QUICK_SWEEPS if quick else experiment.SWEEPS
+    console = Console(stderr=True)
+    points = sum(len(sweep.values) for sweep in sweeps)
+    with _going_on(folder), local_client(n_tiles=points) as client:
+        rows = experiment.run(
+            folder / "kept",
+            sweeps=sweeps,
+            repeats=repeats or (experiment.QUICK_REPEATS if quick else experiment.REPEATS),
+            executor=client.get_executor(),
+            on_problem=lambda problem, done, total: console.print(f"{done}/{total}  {problem}"),
+        )
+    _write_snr(folder, rows, sweeps)
+
+
+def _write_snr(folder: Path, rows: list[Row], sweeps: Sequence[Sweep]) -> None:
+    from rntk_dist import plot
+    from rntk_dist.experiments import snr, tables
+
+    found = snr.summaries(rows)
+    tables.write_dataclasses(folder / "results.csv", snr.Row, rows)
+    tables.write_dataclasses(folder / "summary.csv", snr.Summary, found)
+    above = snr.summaries(snr.advantages(rows, "RNTK last"))
+    tables.write_dataclasses(folder / "rntk-above.csv", snr.Summary, above)
+    plot.save_sweep_curves(found, sweeps, folder / "snr.png")
+    for sweep in sweeps:
+        Console().print(_snr_table(sweep, [point for point in found if point.sweep == sweep.name]))
+    typer.echo(f"tables and picture: {folder}")
+
+
+def _snr_table(sweep: Sweep, points: list[SnrSummary]) -> Table:
+    """Methods by values."""
+    title = f"{sweep.name}: mean SNR in dB by {sweep.axis}, {points[0].n} repeats"
+    shown = Table("method", *(f"{value:g}" for value in sweep.values), title=title)
+    means = {(point.method, point.value): f"{point.mean:.1f}" for point in points}
+    for method in dict.fromkeys(point.method for point in points):
+        shown.add_row(method, *(means.get((method, value), "") for value in sweep.values))
+    return shown

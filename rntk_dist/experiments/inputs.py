@@ -134,6 +134,29 @@ class Padded:
 
 
 @dataclass(frozen=True)
+class PaddedInFront:
+    """One step that holds the whole sequence: zeros before its start, only the last `length` steps.
+
+    Unlike `Padded` it keeps the last steps of all sequences in the same places.
+
+    >>> PaddedInFront(3)(Sequences.from_arrays([[1.0, 2.0], [3.0, 4.0, 5.0, 6.0]])).values.tolist()
+    [[0.0, 1.0, 2.0], [4.0, 5.0, 6.0]]
+    """
+
+    length: int
+
+    def __call__(self, sequences: Sequences) -> Sequences:
+        """(n, 1, length * features)."""
+        turned = zero_padded(sequences.reversed(), self.length)
+        steps = turned.reshape(len(sequences), self.length, -1)[:, ::-1]
+        return _as_one_step(steps.reshape(len(sequences), -1), sequences)
+
+    def shape(self, sequences: Sequences) -> tuple[float, int]:
+        """One step."""
+        return 1.0, self.length * sequences.n_features
+
+
+@dataclass(frozen=True)
 class Rescaled:
     """One step that holds the whole sequence, stretched over `length` steps."""
 

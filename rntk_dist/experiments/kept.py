@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rntk_dist.manifest import IdentityError
 
 
-def kept_or(path: Path, identity: dict[str, Any], compute: Callable[[], Any]) -> Any:
-    """What the file keeps; without it what is computed, which is kept from then on.
+def read(path: Path, identity: Mapping[str, Any]) -> Any:
+    """What `write` kept; None where there is no file.
 
-    Parameters
-    ----------
-    path : Path
-        A JSON file; it is written whole or not at all.
-    identity : dict
-        All that the result depends on, as JSON-able values.
-    compute : callable
-        Gives JSON-able values.
-
-    Raises
-    ------
-    IdentityError
-        The file keeps a result of something else.
+    Raises IdentityError where it belongs to another identity: data, methods, whatever it names.
     """
-    if path.exists():
-        return _read(path, identity)
-    found = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps({"identity": identity, "found": found}), encoding="utf-8")
-    new.replace(path)
-    return found
-
-
-def _read(path: Path, identity: dict[str, Any]) -> Any:
+    if not path.exists():
+        return None
     kept = json.loads(path.read_text(encoding="utf-8"))
     # As JSON gives it back: tuples are lists there.
-    wanted = json.loads(json.dumps(identity))
-    differing = [key for key in wanted if kept["identity"].get(key) != wanted[key]]
+    wanted = json.loads(json.dumps(dict(identity)))
+    differing = [key for key, value in wanted.items() if kept["identity"].get(key) != value]
     if differing:
         raise IdentityError(
-            f"{path}: keeps results of another {' and '.join(differing)}: "
+            f"{path}: keeps results of other {' and '.join(differing)}: "
             "give another folder, or remove this one"
         )
-    return kept["found"]
+    return kept["results"]
+
+
+def write(path: Path, identity: Mapping[str, Any], results: Any) -> None:
+    """Results (JSON-able values), and all that they depend on; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(path.suffix + ".new")
+    content = {"identity": dict(identity), "results": results}
+    new.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    new.replace(path)
+
+
+def kept_or(path: Path, identity: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+    """What the file keeps; without it what is computed, which is kept from then on.
+
+    `compute` gives JSON-able values. Raises IdentityError as `read`.
+    """
+    found = read(path, identity)
+    if found is None:
+        found = compute()
+        write(path, identity, found)
+    return found

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
+from rntk_dist.experiments import tables
 from rntk_dist.experiments.archive import Published
-from rntk_dist.experiments.statistics import AccuracyTable, pair_tests, summaries
-from rntk_dist.experiments.tables import write_dataclasses, write_table
+from rntk_dist.experiments.statistics import (
+    AccuracyTable,
+    PairTest,
+    Summary,
+    pair_tests,
+    summaries,
+)
 from rntk_dist.experiments.ucr import PROCEDURES, Result
 
 NO_PROCEDURE = "none"
@@ -22,8 +27,7 @@ ONE_LENGTH_ONLY = "RBF"
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """One row a result, in a CSV file that `read_results` gives back."""
-    names = [field.name for field in fields(Result)]
-    write_table(path, names, ([result.__dict__[name] for name in names] for result in results))
+    tables.write_dataclasses(path, Result, results)
 
 
 def read_results(path: Path) -> list[Result]:
@@ -31,18 +35,7 @@ def read_results(path: Path) -> list[Result]:
 
     Raises ValueError where a column is missing or no number.
     """
-    kinds: dict[str, type] = {"str": str, "int": int, "float": float}
-    types = {field.name: kinds[str(field.type)] for field in fields(Result)}
-    with path.open(newline="", encoding="utf-8") as file:
-        try:
-            return [
-                Result(**{name: kind(row[name]) for name, kind in types.items()})
-                for row in csv.DictReader(file)
-            ]
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"{path}: found no usable {error}: give a table that this experiment wrote"
-            ) from error
+    return tables.read_dataclasses(path, Result)
 
 
 def accuracies(
@@ -113,13 +106,14 @@ def write_comparison(folder: Path, name: str, table: AccuracyTable) -> None:
     Accuracies are written in full, so that everything else can be computed from them again.
     """
     rows = zip(table.sets, table.accuracy.tolist(), strict=True)
-    write_table(
+    tables.write(
         folder / f"{name}-accuracy.csv",
         ["data_set", *table.methods],
         ([data_set, *values] for data_set, values in rows),
     )
-    write_dataclasses(folder / f"{name}-summary.csv", summaries(table))
-    write_dataclasses(folder / f"{name}-pairs.csv", pair_tests(table))
+    tables.write_dataclasses(folder / f"{name}-summary.csv", Summary, summaries(table))
+    if pairs := pair_tests(table):
+        tables.write_dataclasses(folder / f"{name}-pairs.csv", PairTest, pairs)
 
 
 def read_accuracies(path: Path) -> AccuracyTable:

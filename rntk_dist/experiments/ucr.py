@@ -28,7 +28,6 @@ results for every data set and method.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -36,11 +35,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from rntk_dist.experiments import archive
+from rntk_dist.experiments import archive, kept
 from rntk_dist.experiments.archive import DataSet, labels_of
 from rntk_dist.experiments.budget import FULL, Budget, affordable, fit_seconds
 from rntk_dist.experiments.methods import (
@@ -52,7 +50,6 @@ from rntk_dist.experiments.methods import (
     methods,
     normalised,
 )
-from rntk_dist.manifest import IdentityError
 from rntk_dist.sequences import Sequences
 from rntk_dist.solve.machines import SVM
 from rntk_dist.solve.selection import (
@@ -299,8 +296,8 @@ class SetRun:
         """Results that are kept, or computed ones, which are kept from then on."""
         path = self.folder / f"{_file_name(method)}.json"
         identity = {"data": self.data.sequences.fingerprint, "kernels": digest}
-        if path.exists():
-            return _read_results(path, identity)
+        if (rows := kept.read(path, identity)) is not None:
+            return [Result(**row) for row in rows]
         wall, cores = time.perf_counter(), time.process_time()
         results = compute()
         seconds, core_seconds = time.perf_counter() - wall, time.process_time() - cores
@@ -308,7 +305,7 @@ class SetRun:
             replace(result, seconds=round(seconds, 3), core_seconds=round(core_seconds, 3))
             for result in results
         ]
-        _write_results(path, identity, results)
+        kept.write(path, identity, [asdict(result) for result in results])
         return results
 
 
@@ -363,23 +360,3 @@ def _digest(method: str, variants: Sequence[Variant | MeanOf]) -> str:
     """Of all that the results depend on but for the data."""
     told = [method, *(variant.name for variant in variants), repr(PROCEDURES)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
-
-
-def _read_results(path: Path, identity: dict[str, str]) -> list[Result]:
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    differing = [key for key, value in identity.items() if kept["identity"].get(key) != value]
-    if differing:
-        raise IdentityError(
-            f"{path}: keeps results of other {' and '.join(differing)}: "
-            "give another folder, or remove this one"
-        )
-    return [Result(**row) for row in kept["results"]]
-
-
-def _write_results(path: Path, identity: dict[str, str], results: list[Result]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    content = {"identity": identity, "results": [asdict(result) for result in results]}
-    new.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    new.replace(path)

@@ -11,6 +11,7 @@ from rntk_dist.plot.convergence import (
     save_convergence,
     save_training,
 )
+from rntk_dist.plot.curves import save_sweep_curves, sweep_curves
 from rntk_dist.plot.decisions import profiles, save_decisions, save_profiles
 from rntk_dist.plot.eigen import kernel_pca, spectrum
 from rntk_dist.plot.matrix import heat_map, save_heat_map, tile_map
@@ -30,8 +31,10 @@ __all__ = [
     "save_decisions",
     "save_heat_map",
     "save_profiles",
+    "save_sweep_curves",
     "save_training",
     "sensitivity",
     "spectrum",
+    "sweep_curves",
     "tile_map",
 ]

@@ -53,7 +53,7 @@ class SVM:
     max_iter: int = 200_000
 
     def __post_init__(self) -> None:
-        _require_increasing("C", self.C)
+        require_increasing("C", self.C)
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -130,7 +130,7 @@ class Ridge:
     alpha: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
     def __post_init__(self) -> None:
-        _require_increasing("-alpha", tuple(-alpha for alpha in self.alpha), -math.inf)
+        require_increasing("-alpha", tuple(-alpha for alpha in self.alpha), -math.inf)
         if self.alpha[-1] <= 0:
             raise ValueError(f"alpha holds {self.alpha[-1]}: give positive numbers")
 
@@ -158,7 +158,8 @@ class Ridge:
         return found
 
 
-def _require_increasing(name: str, values: tuple[float, ...], above: float = 0.0) -> None:
+def require_increasing(name: str, values: tuple[float, ...], above: float = 0.0) -> None:
+    """Raise ValueError unless there are values, finite, above a number and in increasing order."""
     ordered = all(a < b for a, b in zip((above, *values), values, strict=False))
     if not values or not ordered or not all(math.isfinite(value) for value in values):
         raise ValueError(
