@@ -3,8 +3,9 @@
 Nothing here needs PyTorch: the training itself is in `trained`. For each data set and kind of
 network a quarter of the training part, stratified, is held out; every setting of the grid is
 trained on the rest, with early stopping on what is held out, and the setting of most held-out
-samples classified right is chosen. Networks of that setting are then trained on the whole training
-part for as many updates as were best, from several seeds.
+samples classified right is chosen. Networks of that setting are then trained from several seeds,
+each with a quarter of its own held out to stop by. How long one network was best to train says
+little of the next: with few samples held out none is trained without any.
 
 The same data set gets the same settings, and sees the same steps, on every machine: the budget is a
 count of work, as in `budget`.
@@ -20,6 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rntk_dist.experiments.archive import labels_of
 from rntk_dist.experiments.inputs import AsTheyAre, Averaged, Inputs
 from rntk_dist.sequences import Sequences
 
@@ -59,7 +61,7 @@ class Training:
     """How a network is trained, by Adam on the cross-entropy.
 
     `updates` at most, each on `batch` sequences, the gradient's norm cut to `clip`; every `check`
-    updates the network is judged, and training ends after `patience` checks without a better one.
+    updates the network is judged, and training ends after `patience` checks without a smaller loss.
     `networks` are trained in the end, from as many seeds.
     """
 
@@ -99,9 +101,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Judged:
-    """A setting on the part held out: the best number of updates, and the network's worth then.
+    """A network on samples held out from its training.
 
-    `right` held-out samples are classified right, at a mean cross-entropy of `loss`.
+    `right` of them are classified right, at a mean cross-entropy of `loss`, after `updates`.
     """
 
     updates: int
@@ -116,21 +118,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The setting chosen, for how many updates it is to be trained, and how it was found.
+    """The setting chosen, and how it was found.
 
     `validation` is the share of held-out samples classified right, 0 where none could be held out;
     `tied` settings had as many right, this one included.
     """
 
     setting: Setting
-    updates: int
     validation: float
     tied: int
-
-    @property
-    def name(self) -> str:
-        """The setting and the number of updates."""
-        return f"{self.setting.name}, {self.updates} updates"
 
 
 # -- which settings --------------------------------------------------------------------------------
@@ -183,14 +179,14 @@ def training_seconds(setting: Setting, train: Sequences, training: Training) -> 
     longest = int(train.lengths.max())
     if isinstance(setting.inputs, Averaged):
         longest = min(longest, setting.inputs.steps)
-    judged = 0.2 * len(train) / batch / training.check
+    judged = 0.05 * len(train) / batch / training.check
     return training.updates * (UPDATE + longest * step) * (1 + judged)
 
 
 # -- which is chosen -------------------------------------------------------------------------------
 
 
-def held_out(labels: ArrayLike, seed: int = 0) -> NDArray[np.bool_]:
+def held_out(labels: ArrayLike, seed: int) -> NDArray[np.bool_]:
     """Whether each sample (n,) is held out: a quarter of each class, at least one of two.
 
     Of a class of one sample none is, for what is held out could not be learnt.
@@ -204,21 +200,27 @@ def held_out(labels: ArrayLike, seed: int = 0) -> NDArray[np.bool_]:
     return out
 
 
+def parted(train: Sequences, seed: int) -> tuple[Sequences, Sequences | None]:
+    """Those to train on, and those held out, if any: see `held_out`."""
+    out = held_out(labels_of(train), seed)
+    if not out.any():
+        return train, None
+    return train[np.flatnonzero(~out)], train[np.flatnonzero(out)]
+
+
 def choose_setting(
     tried: Sequence[Setting],
     train: Sequences,
     judge: Callable[[Setting, Sequences, Sequences], Judged],
-    training: Training,
 ) -> Chosen:
     """The setting that judge(setting, sequences to train on, those held out) finds best.
 
-    Of equal ones the first. Where nothing can be held out it is the first of all, for all updates.
+    Of equal ones the first. Where nothing can be held out it is the first of all.
     """
-    out = held_out(train.labels if train.labels is not None else np.zeros(len(train)))
-    if not out.any():
-        return Chosen(tried[0], training.updates, 0.0, len(tried))
-    rest, apart = train[np.flatnonzero(~out)], train[np.flatnonzero(out)]
+    rest, apart = parted(train, seed=0)
+    if apart is None:
+        return Chosen(tried[0], 0.0, len(tried))
     found = [judge(setting, rest, apart) for setting in tried]
     best = max(range(len(found)), key=lambda i: found[i].rank)
     tied = sum(one.right == found[best].right for one in found)
-    return Chosen(tried[best], found[best].updates, found[best].right / int(out.sum()), tied)
+    return Chosen(tried[best], found[best].right / len(apart), tied)

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rntk_dist.experiments.archive import labels_of, zero_padded
-from rntk_dist.experiments.networks import Judged, Setting, Training
+from rntk_dist.experiments.networks import Judged, Setting, Training, parted
 from rntk_dist.sequences import Sequences
 
-type Ints = NDArray[np.int64]
 type Tensor = Any
 
 INSTALL = "pip install 'rntk_dist[rnn]'"
@@ -39,7 +38,7 @@ class Trainer(Protocol):
         ...
 
     def predictions(
-        self, setting: Setting, train: Sequences, others: Sequences, updates: int
+        self, setting: Setting, train: Sequences, others: Sequences
     ) -> NDArray[np.generic]:
         """Labels (networks, m)."""
         ...
@@ -95,58 +94,54 @@ class TorchTrainer:
         """Train with early stopping on other sequences, of labels that `train` has too."""
         classes = np.unique(labels_of(train))
         rest, other = (self._batch(setting, part, classes) for part in (train, apart))
-        best = Judged(0, -1, math.inf)
         with self._alone(seed=0):
-            parts = self._network(setting, rest, len(classes))
-            for updates in self._updates(parts, setting, rest, self.training.updates, seed=0):
-                found = self._judged(parts, setting, other, updates)
-                best = max(best, found, key=lambda judged: judged.rank)
-                if updates - best.updates >= self.training.patience * self.training.check:
-                    break
-        return best
+            return self._stopped(setting, rest, other, len(classes), seed=0)[1]
 
     def predictions(
-        self, setting: Setting, train: Sequences, others: Sequences, updates: int
+        self, setting: Setting, train: Sequences, others: Sequences
     ) -> NDArray[np.generic]:
-        """Labels (networks, m) that networks trained on all of `train` give to unlabelled others.
+        """Labels (networks, m) that networks of as many seeds give to unlabelled others.
 
-        Each is trained for so many updates, and is then what it was at the check of the least
-        training loss: a step that overshoots just before the end does no harm.
+        Each has samples of its own held out to stop by; where none can be, it stops by the loss of
+        its training.
         """
         classes = np.unique(labels_of(train))
-        rest = self._batch(setting, train, classes)
         asked = self._batch(setting, others, classes)
-        seeds = range(1, self.training.networks + 1)
-        found = [self._classes(setting, rest, asked, len(classes), updates, seed) for seed in seeds]
+        found = []
+        for seed in range(1, self.training.networks + 1):
+            known, unknown = parted(train, seed)
+            rest = self._batch(setting, known, classes)
+            apart = rest if unknown is None else self._batch(setting, unknown, classes)
+            with self._alone(seed):
+                parts, _ = self._stopped(setting, rest, apart, len(classes), seed)
+                found.append(self._forward(parts, setting, asked).argmax(1).numpy())
         labels: NDArray[np.generic] = classes[np.stack(found)]
         return labels
 
-    def _classes(
-        self, setting: Setting, rest: Batch, asked: Batch, classes: int, updates: int, seed: int
-    ) -> Ints:
-        with self._alone(seed):
-            parts = self._network(setting, rest, classes)
-            least, kept = math.inf, deepcopy(parts.both.state_dict())
-            for _ in self._updates(parts, setting, rest, updates, seed):
-                loss = self._judged(parts, setting, rest, 0).loss
-                if loss < least:
-                    least, kept = loss, deepcopy(parts.both.state_dict())
-            parts.both.load_state_dict(kept)
-            logits = self._forward(parts, setting, asked)
-            found: Ints = logits.argmax(1).numpy()
-        return found
+    def _stopped(
+        self, setting: Setting, rest: Batch, apart: Batch, classes: int, seed: int
+    ) -> tuple[Parts, Judged]:
+        """A network trained on `rest`, as it was when its loss on `apart` was least."""
+        parts = self._network(setting, rest, classes)
+        best, kept = Judged(0, -1, math.inf), deepcopy(parts.both.state_dict())
+        for updates in self._updates(parts, setting, rest, seed):
+            found = self._judged(parts, setting, apart, updates)
+            if found.loss < best.loss:
+                best, kept = found, deepcopy(parts.both.state_dict())
+            if updates - best.updates >= self.training.patience * self.training.check:
+                break
+        parts.both.load_state_dict(kept)
+        return parts, best
 
     # -- training ----------------------------------------------------------------------------------
 
-    def _updates(
-        self, parts: Parts, setting: Setting, batch: Batch, most: int, seed: int
-    ) -> Iterator[int]:
+    def _updates(self, parts: Parts, setting: Setting, batch: Batch, seed: int) -> Iterator[int]:
         """Train, and yield the number of updates whenever the network is to be judged."""
         torch = self.torch
         parameters = list(parts.both.parameters())
         adam = torch.optim.Adam(parameters, lr=setting.learning_rate)
         some = self._batches(batch, seed)
-        for update in range(1, most + 1):
+        for update in range(1, self.training.updates + 1):
             now = next(some)
             adam.zero_grad()
             torch.nn.functional.cross_entropy(
@@ -154,7 +149,7 @@ class TorchTrainer:
             ).backward()
             torch.nn.utils.clip_grad_norm_(parameters, self.training.clip)
             adam.step()
-            if update % self.training.check == 0 or update == most:
+            if update % self.training.check == 0:
                 yield update
 
     def _batches(self, batch: Batch, seed: int) -> Iterator[Batch]:

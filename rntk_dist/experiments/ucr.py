@@ -264,9 +264,9 @@ class SetRun:
     def _trained(self, method: str, tried: Sequence[Setting], trainer: Trainer) -> list[Result]:
         """As in `_judged`, test labels are compared with predictions, when all is chosen."""
         data = self.data
-        chosen = choose_setting(tried, data.train, trainer.judge, TRAINING)
+        chosen = choose_setting(tried, data.train, trainer.judge)
         unlabelled = Sequences.from_arrays(list(data.test))
-        labels = trainer.predictions(chosen.setting, data.train, unlabelled, chosen.updates)
+        labels = trainer.predictions(chosen.setting, data.train, unlabelled)
         return [
             Result(
                 data_set=data.name,
@@ -274,7 +274,7 @@ class SetRun:
                 procedure=NO_PROCEDURE,
                 kernels=len(tried),
                 grid=len(tried),
-                kernel=chosen.name,
+                kernel=chosen.setting.name,
                 C=0.0,
                 validation=chosen.validation,
                 tied=chosen.tied,
