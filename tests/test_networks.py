@@ -105,7 +105,7 @@ def test_a_small_budget_keeps_the_default_and_the_same_settings_for_all(kind: Ki
     grid = settings(kind)
     assert len({setting.name for setting in grid}) == len(grid) == 12
     train = noise(40, 24)
-    one = training_seconds(grid[0], train, SHORT)
+    one = training_seconds(replace(grid[0], hidden=64), train, SHORT)
     few = affordable(kind, train, (6 + SHORT.networks + 0.5) * one, SHORT)
     more = affordable(kind, train, (9 + SHORT.networks + 0.5) * one, SHORT)
     assert (len(few), len(more)) == (6, 9)
@@ -118,8 +118,8 @@ def test_a_small_budget_keeps_the_default_and_the_same_settings_for_all(kind: Ki
 
 def test_long_sequences_are_averaged_until_a_few_settings_fit_and_say_so() -> None:
     train = noise(300, 400)
-    default = Setting("gru", inputs=Averaged(126))
-    seconds = (4 + SHORT.networks + 0.5) * training_seconds(default, train, SHORT)
+    largest = Setting("gru", hidden=64, inputs=Averaged(126))
+    seconds = (4 + SHORT.networks + 0.5) * training_seconds(largest, train, SHORT)
     tried = affordable("gru", train, seconds, SHORT)
     assert len(tried) == 4
     assert {setting.inputs for setting in tried} == {Averaged(126)}

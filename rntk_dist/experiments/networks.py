@@ -14,7 +14,7 @@ count of work, as in `budget`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
@@ -166,8 +166,12 @@ def _inputs(kind: Kind, train: Sequences, seconds: float, training: Training) ->
 
 
 def _count(default: Setting, train: Sequences, seconds: float, training: Training) -> int:
-    """Settings for which the seconds suffice, the networks trained in the end taken off; 1 if 0."""
-    trainings = int(seconds / training_seconds(default, train, training))
+    """Settings for which the seconds suffice, the networks trained in the end taken off; 1 if 0.
+
+    All are counted as the largest.
+    """
+    largest = replace(default, hidden=max(HIDDEN))
+    trainings = int(seconds / training_seconds(largest, train, training))
     return max(1, trainings - training.networks)
 
 
