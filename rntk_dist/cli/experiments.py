@@ -13,12 +13,12 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from rntk_dist.experiments.convergence import Slope
+    from rntk_dist.experiments.results import Result
     from rntk_dist.experiments.sensitivity import Profile
     from rntk_dist.experiments.snr import Row
     from rntk_dist.experiments.snr import Summary as SnrSummary
     from rntk_dist.experiments.statistics import AccuracyTable
     from rntk_dist.experiments.synthetic import Sweep
-    from rntk_dist.experiments.ucr import Result
 
 app = typer.Typer(help="Run one of the paper's experiments.", no_args_is_help=True)
 
@@ -56,14 +56,25 @@ def ucr(
     quick: Annotated[
         bool, typer.Option("--quick", help="The 8 smallest data sets with few kernels: minutes.")
     ] = False,
+    rnn: Annotated[
+        bool,
+        typer.Option("--rnn", help="Trained networks too: two Elman RNNs and a GRU, by PyTorch."),
+    ] = False,
+    only_rnn: Annotated[
+        bool, typer.Option("--only-rnn", help="Trained networks and no kernel.")
+    ] = False,
 ) -> None:
     """Classify the UCR archive's data sets by every kernel, chosen by cross-validation."""
     # Imported here: `rntk-dist --help` must not wait for scikit-learn.
     from rntk_dist.cluster import local_client
     from rntk_dist.experiments import archive, budget, report
     from rntk_dist.experiments import ucr as experiment
+    from rntk_dist.experiments.trained import torch_trainer
 
     chosen = tuple(sets or (experiment.smallest(data) if quick else archive.names(data)))
+    parts: experiment.Parts = "networks" if only_rnn else "both" if rnn else "kernels"
+    if parts != "kernels":
+        torch_trainer(experiment.TRAINING)  # without PyTorch no cluster is started
     published = None if baselines is None else archive.read_published(baselines)
     console = Console(stderr=True)
     with _going_on(folder), local_client(n_tiles=len(chosen)) as client:
@@ -72,6 +83,7 @@ def ucr(
             folder / "kept",
             sets=chosen,
             budget=budget.QUICK if quick else budget.FULL,
+            parts=parts,
             executor=client.get_executor(),
             on_set=lambda name, done, total: console.print(f"{done}/{total}  {name}"),
         )

@@ -33,18 +33,20 @@ class Budget:
     """Seconds of one core that selection may take on a data set.
 
     `paper` is for the paper's method with its 900 kernels, `other` for each other method, and
-    `mean_work` bounds a matrix of the readout "mean": see `methods`.
+    `mean_work` bounds a matrix of the readout "mean": see `methods`. `trained` is for each kind of
+    trained network, the last fits included: see `networks`.
     """
 
     other: float
     paper: float
     mean_work: float = MEAN_WORK
+    trained: float = 32.0
 
 
 FULL = Budget(other=10.0, paper=300.0)
 """73 data sets of 20 to 600 training sequences: 2 hours of two cores."""
 
-QUICK = Budget(other=0.25, paper=0.75, mean_work=1e7)
+QUICK = Budget(other=0.25, paper=0.75, mean_work=1e7, trained=15.0)
 """8 small data sets within 3 minutes."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rntk_dist.experiments import tables
 from rntk_dist.experiments.archive import Published
+from rntk_dist.experiments.results import NO_PROCEDURE, Result
 from rntk_dist.experiments.statistics import (
     AccuracyTable,
     PairTest,
@@ -15,11 +16,7 @@ from rntk_dist.experiments.statistics import (
     pair_tests,
     summaries,
 )
-from rntk_dist.experiments.ucr import PROCEDURES, Result
-
-NO_PROCEDURE = "none"
-"""Of methods that choose nothing: they stand beside both procedures."""
-
+from rntk_dist.experiments.ucr import PROCEDURES
 
 ONE_LENGTH_ONLY = "RBF"
 """Where lengths vary it goes by other names: see `methods`."""
@@ -74,8 +71,12 @@ def comparisons(
     """Tables by name: each procedure on the data sets of one length, and on those of several.
 
     On the latter more methods were run; published errors stand beside where all sets have them.
+    Where no kernel was run, there is one table of all data sets.
     """
     names = {result.data_set for result in results}
+    if all(result.procedure == NO_PROCEDURE for result in results):
+        known = published if published and names <= published.keys() else None
+        return {"no-kernels": accuracies(results, NO_PROCEDURE, published=known)}
     one_length = {result.data_set for result in results if result.method == ONE_LENGTH_ONLY}
     groups = {"one-length": one_length, "several-lengths": names - one_length}
     return {

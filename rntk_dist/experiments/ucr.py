@@ -21,6 +21,9 @@ data set, which is all 900 kernels on 64 of the archive's sample of 73 and 165 o
 each other one up to 10 s: two hours of two cores in all. What does not fit is thinned by
 `budget.affordable`, and every result says how many kernels of how many were tried.
 
+Trained networks may stand beside the kernels, or be run alone: see `networks` for how they are
+chosen and what they may cost, and `trained` for how they are trained.
+
 What is done is not done again: a folder keeps the counts of every cross-validation, and a file of
 results for every data set and method.
 """
@@ -28,17 +31,17 @@ results for every data set and method.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from threadpoolctl import threadpool_limits
 
-from rntk_dist.experiments import archive, kept
+from rntk_dist.experiments import archive
 from rntk_dist.experiments.archive import DataSet, labels_of
 from rntk_dist.experiments.budget import FULL, Budget, affordable, fit_seconds
 from rntk_dist.experiments.methods import (
@@ -50,6 +53,11 @@ from rntk_dist.experiments.methods import (
     methods,
     normalised,
 )
+from rntk_dist.experiments.networks import KINDS, Kind, Setting, Training, choose_setting
+from rntk_dist.experiments.networks import affordable as affordable_settings
+from rntk_dist.experiments.networks import settings as all_settings
+from rntk_dist.experiments.results import NO_PROCEDURE, Result, file_name, timed_or_kept
+from rntk_dist.experiments.trained import Trainer, torch_trainer
 from rntk_dist.sequences import Sequences
 from rntk_dist.solve.machines import SVM
 from rntk_dist.solve.selection import (
@@ -65,10 +73,14 @@ PAPER = Procedure("paper", SVM((0.01, 0.1, 1.0, 10.0, 100.0)))
 NORMALISED = Procedure("normalised", SVM((0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)), normalize=True)
 PROCEDURES = (PAPER, NORMALISED)
 
+type Parts = Literal["kernels", "networks", "both"]
+"""What is run: all methods but trained networks, those alone, or all."""
+
 THE_PAPERS = "RNTK last"
 CHOSEN = "RNTK, any of these"
 SUM = "sum of kernels"
 NEAREST = "1-NN Euclidean"
+TRAINING = Training()
 SUMMED = (
     "RNTK last",
     "RNTK per_step",
@@ -84,29 +96,6 @@ KEPT_BYTES = 2**28
 """Of matrices, for each data set that is worked on."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """One method on one data set by one procedure.
-
-    `kernels` of the grid's `grid` were tried. `validation` and `accuracy` are shares of 1, on the
-    training part held out and on the test part. Seconds are those of the method on this data set,
-    all procedures together: by the clock, and of all cores.
-    """
-
-    data_set: str
-    method: str
-    procedure: str
-    kernels: int
-    grid: int
-    kernel: str
-    C: float
-    validation: float
-    tied: int
-    accuracy: float
-    seconds: float
-    core_seconds: float
-
-
 # -- the whole experiment --------------------------------------------------------------------------
 
 
@@ -116,6 +105,7 @@ def run(
     *,
     sets: Iterable[str] | None = None,
     budget: Budget = FULL,
+    parts: Parts = "kernels",
     executor: Executor | None = None,
     on_set: Callable[[str, int, int], None] | None = None,
 ) -> list[Result]:
@@ -130,6 +120,8 @@ def run(
     sets : names, optional
     budget : Budget
         How large the grids may be.
+    parts : {"kernels", "networks", "both"}
+        All methods but trained networks, those alone, or all.
     executor : concurrent.futures.Executor, optional
         Where data sets are worked on, one a task: processes, or a Dask client's
         ``client.get_executor()``. Without it one after another, here.
@@ -140,10 +132,14 @@ def run(
     ------
     IdentityError
         The folder keeps results of other data, another budget or other methods.
+    ModuleNotFoundError
+        Networks are to be trained, and PyTorch is not installed.
     """
+    if parts != "kernels":
+        torch_trainer(TRAINING)  # said at once, and not by a worker
     chosen = tuple(archive.names(root) if sets is None else sets)
     ordered = sorted(chosen, key=lambda name: _size(root, name), reverse=True)
-    work = partial(run_set, root, folder=folder, budget=budget)
+    work = partial(run_set, root, folder=folder, budget=budget, parts=parts)
     found: dict[str, list[Result]] = {}
     answers = (map if executor is None else executor.map)(work, ordered)
     for done, (name, results) in enumerate(zip(ordered, answers, strict=True), start=1):
@@ -162,12 +158,16 @@ def _size(root: Path, name: str) -> int:
     return sum(path.stat().st_size for path in (root / name).glob(f"{name}_*.tsv"))
 
 
-def run_set(root: Path, name: str, *, folder: Path, budget: Budget = FULL) -> list[Result]:
+def run_set(
+    root: Path, name: str, *, folder: Path, budget: Budget = FULL, parts: Parts = "kernels"
+) -> list[Result]:
     """Every method on one data set, on one core but for the kernel's own loops."""
     data = archive.read(root, name).z_normalised()
     work = SetRun(data, folder / name, budget)
     with threadpool_limits(1):  # small matrices: threads would only wait for each other
-        return list(work.results())
+        kernels = [] if parts == "networks" else list(work.results())
+        networks = [] if parts == "kernels" else list(work.networks(torch_trainer(TRAINING)))
+    return kernels + networks
 
 
 class Squares:
@@ -202,7 +202,7 @@ class SetRun:
     budget: Budget
 
     def results(self) -> Iterator[Result]:
-        """Of every method and procedure; those that are kept are read."""
+        """Of every method but networks, and procedure; those that are kept are read."""
         choices: dict[str, Variant] = {}
         recurrent: list[Result] = []
         for method in methods(self.data.train, self.budget.mean_work):
@@ -225,6 +225,14 @@ class SetRun:
         sums = every[: max(1, int(self.budget.other / fit_seconds(self.data.train, (NORMALISED,))))]
         for result in self._kept_or(SUM, _digest(SUM, sums), partial(self._summed, parts, sums)):
             yield replace(result, grid=len(every))
+
+    def networks(self, trainer: Trainer) -> Iterator[Result]:
+        """Of every kind of trained network; those that are kept are read."""
+        for name, kind in KINDS.items():
+            tried = affordable_settings(kind, self.data.train, self.budget.trained, TRAINING)
+            compute = partial(self._trained, name, tried, trainer)
+            for result in self._kept_or(name, _digest_of_networks(kind, tried), compute):
+                yield replace(result, grid=len(all_settings(kind)))
 
     def _tried(self, method: Method) -> list[Result]:
         train = self.data.train
@@ -252,7 +260,32 @@ class SetRun:
     def _nearest(self) -> list[Result]:
         """The nearest training sequence in Euclidean distance: nothing is chosen."""
         accuracy = 1 - archive.nearest_neighbour_error(self.data)
-        return [Result(self.data.name, NEAREST, "none", 0, 0, "", 0.0, 0.0, 0, accuracy, 0.0, 0.0)]
+        return [
+            Result(self.data.name, NEAREST, NO_PROCEDURE, 0, 0, "", 0.0, 0.0, 0, accuracy, 0.0, 0.0)
+        ]
+
+    def _trained(self, method: str, tried: Sequence[Setting], trainer: Trainer) -> list[Result]:
+        """As in `_judged`, test labels are compared with predictions, when all is chosen."""
+        data = self.data
+        chosen = choose_setting(tried, data.train, trainer.judge)
+        unlabelled = Sequences.from_arrays(list(data.test))
+        labels = trainer.predictions(chosen.setting, data.train, unlabelled)
+        return [
+            Result(
+                data_set=data.name,
+                method=method,
+                procedure=NO_PROCEDURE,
+                kernels=len(tried),
+                grid=len(tried),
+                kernel=chosen.setting.name,
+                C=0.0,
+                validation=chosen.validation,
+                tied=chosen.tied,
+                accuracy=float((labels == labels_of(data.test)).mean()),
+                seconds=0.0,
+                core_seconds=0.0,
+            )
+        ]
 
     def _judged(
         self,
@@ -262,7 +295,7 @@ class SetRun:
         variants: Sequence[Variant | MeanOf],
         squares: Squares,
     ) -> Result:
-        """The choice on the test part: the one place where its labels are looked at."""
+        """The choice on the test part, when all is chosen: its labels are looked at here."""
         data, variant = self.data, variants[choice.candidate]
         labels = predicted(
             procedure,
@@ -288,25 +321,15 @@ class SetRun:
         )
 
     def _counts(self, method: str) -> Path:
-        return self.folder / f"{_file_name(method)}.zarr"
+        return self.folder / f"{file_name(method)}.zarr"
 
     def _kept_or(
         self, method: str, digest: str, compute: Callable[[], list[Result]]
     ) -> list[Result]:
         """Results that are kept, or computed ones, which are kept from then on."""
-        path = self.folder / f"{_file_name(method)}.json"
+        path = self.folder / f"{file_name(method)}.json"
         identity = {"data": self.data.sequences.fingerprint, "kernels": digest}
-        if (rows := kept.read(path, identity)) is not None:
-            return [Result(**row) for row in rows]
-        wall, cores = time.perf_counter(), time.process_time()
-        results = compute()
-        seconds, core_seconds = time.perf_counter() - wall, time.process_time() - cores
-        results = [
-            replace(result, seconds=round(seconds, 3), core_seconds=round(core_seconds, 3))
-            for result in results
-        ]
-        kept.write(path, identity, [asdict(result) for result in results])
-        return results
+        return timed_or_kept(path, identity, compute)
 
 
 def choose(
@@ -349,14 +372,15 @@ def _named(method: Method, name: str) -> Variant:
     return next(variant for variant in method.variants if variant.name == name)
 
 
-# -- what is kept ----------------------------------------------------------------------------------
-
-
-def _file_name(method: str) -> str:
-    return method.replace(", ", "-").replace(" ", "_")
+# -- what results depend on ------------------------------------------------------------------------
 
 
 def _digest(method: str, variants: Sequence[Variant | MeanOf]) -> str:
     """Of all that the results depend on but for the data."""
     told = [method, *(variant.name for variant in variants), repr(PROCEDURES)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _digest_of_networks(kind: Kind, tried: Sequence[Setting]) -> str:
+    told = [kind, *(setting.name for setting in tried), repr(TRAINING)]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
