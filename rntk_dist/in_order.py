@@ -36,6 +36,22 @@ def in_order[T, R](function: Callable[[T], R], items: Iterable[T], threads: int)
                 future.cancel()
 
 
+def one_ahead[T, R](function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The result for each item, in order, the next in work while the caller has one.
+
+    Two results are in memory at most, that of the caller included.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="rntk_dist") as pool:
+        following: Future[R] | None = None
+        for item in items:
+            coming = pool.submit(function, item)
+            if following is not None:
+                yield following.result()
+            following = coming
+        if following is not None:
+            yield following.result()
+
+
 def usual_threads() -> int:
     """Threads that read and multiply tiles where nothing else is said: one a core, at most 4.
 
