@@ -39,7 +39,7 @@ from rntk_dist.solve.systems import (
 )
 from rntk_dist.store import IdentityError, StoreFormatError
 
-N, TARGETS = 150, 3
+N, TILE, TARGETS = 110, 60, 3
 ROOT = Path(__file__).parent.parent
 PLENTY = 2**40
 
@@ -56,7 +56,7 @@ def y() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def gram(K: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> rd.Gram:
-    return rd.Gram(filled(tmp_path_factory.mktemp("solvers") / "gram", K, 40))
+    return rd.Gram(filled(tmp_path_factory.mktemp("solvers") / "gram", K, TILE))
 
 
 @pytest.fixture(params=["cholesky", "disk", "cg"])
@@ -112,7 +112,7 @@ def test_float32_is_solved_in_float64(
     K: np.ndarray, y: np.ndarray, way: Way, tmp_path: Path
 ) -> None:
     single = K.astype(np.float32)
-    own = KernelRidge(0.1, way=way).fit(rd.Gram(filled(tmp_path / "gram", single, 64)), y)
+    own = KernelRidge(0.1, way=way).fit(rd.Gram(filled(tmp_path / "gram", single, TILE)), y)
     theirs = TheirRidge(alpha=0.1, kernel="precomputed").fit(single.astype(np.float64), y)
     agree(own.dual_coef_, theirs.dual_coef_)
 
@@ -192,7 +192,7 @@ def test_the_first_way_that_fits_is_taken(gram: rd.Gram, y: np.ndarray, tmp_path
     assert KernelRidge().fit(gram, y).solver_ == "cholesky"
     assert KernelRidge(way=Way(memory=0)).fit(gram, y).solver_ == "cg"
     little = Way(memory=1, folder=tmp_path)
-    with pytest.raises(SolverMemoryError, match=r"a factorisation of 150 samples needs \d+ MiB"):
+    with pytest.raises(SolverMemoryError, match=r"a factorisation of 110 samples needs \d+ MiB"):
         KernelRidge(way=little).fit(gram, y)
 
 
@@ -332,7 +332,7 @@ y = np.load(sys.argv[3])
 """
 
 DIES_ITERATING = """
-systems = Systems(gram, y, np.full(y.shape[1], 1e-3))
+systems = Systems(gram, y, np.full(y.shape[1], 1e-2))
 options = Options(tol=1e-9, rank=10, folder=folder, every=5)
 solve_by_iteration(systems, options, lambda count, _: die() if count == 13 else None)
 """
@@ -344,8 +344,8 @@ bring_to_disk = folder_store._bring_to_disk
 def dying(descriptor):
     global writes
     writes += 1
-    if writes == 10:
-        die()  # in the second panel: two of four calls were the manifests' folders
+    if writes == 9:
+        die()  # in the second panel: the manifests took four of the calls, the first panel three
     bring_to_disk(descriptor)
 
 folder_store._bring_to_disk = dying
@@ -387,12 +387,12 @@ def test_a_killed_iteration_goes_on(
         raise AssertionError("the preconditioner was computed again")
 
     monkeypatch.setattr(conjugate_gradients.Preconditioner, "of", refuse)
-    systems = Systems(gram, y, np.full(TARGETS, 1e-3))
+    systems = Systems(gram, y, np.full(TARGETS, 1e-2))
     options = Options(tol=1e-9, rank=10, folder=folder, every=5)
     seen: list[int] = []
     found = solve_by_iteration(systems, options, lambda count, _: seen.append(count))
     assert seen[0] == 11  # the state of iteration 10 was kept
-    np.testing.assert_allclose(K @ found.x + 1e-3 * found.x, y, atol=1e-7)
+    np.testing.assert_allclose(K @ found.x + 1e-2 * found.x, y, atol=1e-7)
     monkeypatch.undo()
     undisturbed = solve_by_iteration(systems, Options(tol=1e-9, rank=10))
     assert np.array_equal(found.x, undisturbed.x)
@@ -410,26 +410,26 @@ def test_a_killed_factorisation_goes_on(
     folder, alpha = tmp_path / "factors", 1e-3
     dies(DIES_FACTORISING, gram.store.location, folder, targets_file)
     made = Factor.at(folder / f"alpha-{alpha!r}", gram, alpha, PLENTY)
-    assert (made.edge, made.panels, made.missing()) == (40, 4, [1, 2, 3])
+    assert (made.edge, made.panels, made.missing()) == (40, 3, [1, 2])
     assert list(made.folder.rglob("*.partial"))
     first = {p: p.stat().st_mtime_ns for p in (made.folder / "factor/c").glob("*/0")}
     seen: list[tuple[int, int]] = []
     systems = Systems(gram, y, np.full(TARGETS, alpha))
     found = solve_on_disk(systems, folder, memory=PLENTY, on_panel=lambda *done: seen.append(done))
-    assert seen == [(2, 4), (3, 4), (4, 4)]
+    assert seen == [(2, 3), (3, 3)]
     assert {p: p.stat().st_mtime_ns for p in first} == first
     assert found.residuals.max() < 1e-10
-    lower = np.tril(np.nan_to_num(np.asarray(made.array)))
+    lower = np.nan_to_num(np.asarray(zarr.open_array(made.folder / "factor", mode="r")[:]))
     np.testing.assert_allclose(lower @ lower.T, K + alpha * np.eye(N), atol=1e-12)
 
 
-@pytest.mark.parametrize("edge", [1, 7, 64, N - 1, N, 10 * N])
+@pytest.mark.parametrize("edge", [1, 23, 64, N - 1, N, 10 * N])
 def test_any_panel_makes_the_factor(
-    gram: rd.Gram, K: np.ndarray, y: np.ndarray, edge: int, tmp_path: Path
+    K: np.ndarray, y: np.ndarray, edge: int, tmp_path: Path
 ) -> None:
     if edge == 1:
-        gram, K, y = rd.Gram(filled(tmp_path / "gram", K[:9, :9], 4)), K[:9, :9], y[:9]
-    systems = Systems(gram, y, np.full(TARGETS, 0.1))
+        K, y = K[:5, :5], y[:5]
+    systems = Systems(Dense(K), y, np.full(TARGETS, 0.1))
     found = solve_on_disk(systems, tmp_path / "factor", memory=PLENTY, edge=edge)
     agree(found.x, TheirRidge(alpha=0.1, kernel="precomputed").fit(K, y).dual_coef_)
 
@@ -480,9 +480,9 @@ def test_another_solve_in_the_folder_is_refused(
 
 
 def test_a_tighter_tolerance_goes_on_from_a_checkpoint(
-    gram: rd.Gram, y: np.ndarray, tmp_path: Path
+    K: np.ndarray, y: np.ndarray, tmp_path: Path
 ) -> None:
-    systems = Systems(gram, y, np.full(TARGETS, 1e-3))
+    systems = Systems(Dense(K), y, np.full(TARGETS, 1e-2))
     rough = solve_by_iteration(systems, Options(tol=1e-3, rank=10, folder=tmp_path))
     fine = solve_by_iteration(systems, Options(tol=1e-9, rank=10, folder=tmp_path))
     assert rough.history is not None
@@ -512,7 +512,7 @@ def test_damage_is_found(gram: rd.Gram, y: np.ndarray, tmp_path: Path) -> None:
     again = solve_on_disk(
         systems, tmp_path / "disk", memory=PLENTY, on_panel=lambda done, of: seen.append(done)
     )
-    assert seen == [4]
+    assert seen == [3]
     assert again.residuals.max() < 1e-12
 
 
