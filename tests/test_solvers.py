@@ -528,3 +528,44 @@ def test_a_folder_with_something_else_is_left_alone(
     zarr.create_group(folder)
     with pytest.raises(StoreFormatError, match="is not a factor of this version"):
         solve_on_disk(systems, tmp_path, memory=PLENTY)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+MEASURES = """
+from rntk_dist.solve.factor import Factor
+factor = Factor.at(folder, gram, 1.0, int(sys.argv[4]))
+factor.factorise(gram)
+x = factor.solve(y)
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+np.save(folder / "x.npy", x)
+print(peak, factor.edge)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak")
+def test_a_factorisation_keeps_to_its_budget(tmp_path: Path) -> None:
+    """With less memory than the matrix has, whatever the libraries take is part of it."""
+    n, budget = 6000, 250 * 2**20  # the matrix alone has 275 MiB
+    features = np.random.default_rng(8).normal(size=(n, 5))
+    K = features @ features.T
+    gram = rd.Gram(filled(tmp_path / "gram", K, 500))
+    y = np.random.default_rng(9).normal(size=(n, 2))
+    np.save(tmp_path / "y.npy", y)
+    arguments = [gram.store.location, tmp_path / "factor", tmp_path / "y.npy", budget]
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + MEASURES, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    peak, edge = map(int, done.stdout.split())
+    assert peak <= budget
+    assert edge < n / 2
+    x = np.load(tmp_path / "factor" / "x.npy")
+    np.testing.assert_allclose(K @ x + x, y, atol=1e-9)
