@@ -44,7 +44,7 @@ class Sizes:
     memory: int = 512 * MIB
     targets: int = 10
     tile: int = 1024
-    alpha: float = 1e-2
+    alpha: float = 1.0
     tol: float = 1e-6
     rank: int = 300
     repeats: int = 5

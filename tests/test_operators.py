@@ -313,7 +313,7 @@ def test_a_view_adds_no_array(gram: rd.Gram) -> None:
 
 
 @given(edge=st.integers(1, 12), n=st.integers(2, 12), dtype=st.sampled_from(["f4", "f8"]))
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 def test_stores_of_any_tile_give_one_product(edge: int, n: int, dtype: str) -> None:
     values = kernel_of(n).astype(dtype)
     with tempfile.TemporaryDirectory() as where:

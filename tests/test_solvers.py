@@ -61,7 +61,7 @@ def gram(K: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> rd.Gram:
 
 @pytest.fixture(params=["cholesky", "disk", "cg"])
 def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
-    iteration = Options(tol=1e-11, rank=40)
+    iteration = Options(tol=1e-11, rank=90)
     folder = tmp_path / "factor" if request.param == "disk" else None
     return Way(request.param, memory=PLENTY, folder=folder, iteration=iteration)
 
@@ -371,6 +371,7 @@ def targets_file(y: np.ndarray, tmp_path: Path) -> Path:
     return tmp_path / "y.npy"
 
 
+@pytest.mark.slow
 def test_a_killed_iteration_goes_on(
     gram: rd.Gram,
     K: np.ndarray,
