@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import alternatives, end_to_end, jax_scan, scheduler, sweep, tiles
+from benchmarks import alternatives, end_to_end, jax_scan, scheduler, solvers, sweep, tiles
 from benchmarks.report import (
     Section,
     Target,
@@ -120,14 +120,23 @@ def _sweep(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("sweep", title, sweep.sweep_table(found))
 
 
+def _solvers(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = solvers.measure_solvers(solvers.QUICK if quick else solvers.Sizes())
+    targets += solvers.solvers_targets(found)
+    title = f"Products with a stored float32 matrix, N = {found.sizes.products}"
+    yield Section("products", title, solvers.products_table(found))
+    yield Section("solvers", "Solvers past the size of memory", solvers.solvers_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
-    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler, _sweep),
+    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler, _sweep, _solvers),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
     "alternatives": (_alternatives,),
     "end-to-end": (_end_to_end,),
     "scheduler": (_scheduler,),
     "sweep": (_sweep,),
+    "solvers": (_solvers,),
 }
 
 

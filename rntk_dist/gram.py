@@ -9,32 +9,33 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from distributed import Client
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from rntk_dist.cluster import local_client
+from rntk_dist.cluster_product import OnCluster
 from rntk_dist.compute import fill
 from rntk_dist.creation import Wanted, owned
 from rntk_dist.failures import check_writable
 from rntk_dist.gram_view import gram_html
 from rntk_dist.growth import begin
+from rntk_dist.in_order import usual_threads
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
 from rntk_dist.lease import lease
+from rntk_dist.operators import Operator
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.progress import progress_report
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore, Location, locate, show
+from rntk_dist.tile_product import multiply
 
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
-
-type Index = int | slice | ArrayLike
 
 
 class IncompleteGramError(RuntimeError):
@@ -147,20 +148,17 @@ def _client(client: Client | None, n_tiles: int) -> Iterator[Client]:
             yield own
 
 
-class Gram:
+class Gram(Operator):
     """A view of a stored Gram matrix of shape (n, n), or (n, m) if rectangular.
 
     Each axis is indexed on its own, as with `numpy.ix_`: by an int, a slice, integers or a mask, so
     `gram[[0, 5], [1, 2, 3]]` is a (2, 3) part. `np.asarray(gram)` is the whole, `gram @ V` streams
-    it tile by tile, `to_dask()` is lazy.
+    it tile by tile, `to_dask()` is lazy. `normalized()`, `centered()`, `gram + gram` and
+    `2 * gram` are lazy, too (see `Operator`).
 
     Reading raises IncompleteGramError where a needed tile has not been computed, CorruptTileError
     where one is damaged.
     """
-
-    ndim = 2
-    # NumPy must leave `V @ gram` to us: converting the view first would read the whole matrix.
-    __array_priority__ = 1000
 
     def __init__(self, store: GramStore) -> None:
         self.store = store
@@ -181,6 +179,21 @@ class Gram:
     def dtype(self) -> np.dtype[np.floating[Any]]:
         """Of the stored values: float32 or float64."""
         return self.store.manifest.dtype
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether it is the kernel of samples with themselves."""
+        return self.plan.symmetric
+
+    @property
+    def edge(self) -> int:
+        """Of a tile."""
+        return self.plan.tile
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of what the store says that it holds: kernel, kind, dtype, plan, samples."""
+        return self.store.manifest.identity_sha256()
 
     @property
     def kind(self) -> str:
@@ -231,23 +244,16 @@ class Gram:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def __getitem__(self, key: Index | tuple[Index, ...]) -> Any:
-        """A part of the matrix as an array; an int drops its axis.
-
-        Raises IndexError for indices outside the matrix, masks of another length, or more than two
-        axes.
-        """
-        row_key, col_key = _two_keys(key)
-        rows, cols = _selection(row_key, self.shape[0]), _selection(col_key, self.shape[1])
-        out = np.empty((len(rows.indices), len(cols.indices)), self.dtype)
-        self._read_into(out, rows.indices, cols.indices)
-        part = out[0 if rows.single else slice(None), 0 if cols.single else slice(None)]
-        return part
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("a stored Gram matrix cannot become an array without a copy")
-        return np.asarray(self[:, :], dtype=dtype)
+    def block(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Block:
+        """The values (len(rows), len(cols)); each stored tile that is needed is read once."""
+        out = np.empty((len(rows), len(cols)), self.dtype)
+        needs = _by_tile(self.plan, _by_block(rows, self.plan), _by_block(cols, self.plan))
+        self._require(needs)
+        for tile, parts in needs.items():
+            values = self.store.read_tile(tile)
+            for at, within, mirrored in parts:
+                out[np.ix_(*at)] = (values.T if mirrored else values)[np.ix_(*within)]
+        return out
 
     def diag(self) -> Block:
         """The diagonal (n,) of a symmetric matrix; reads its diagonal tiles.
@@ -260,13 +266,30 @@ class Gram:
         self._require(tiles)
         return np.concatenate([np.diagonal(self.store.read_tile(tile)) for tile in tiles])
 
-    def __matmul__(self, V: ArrayLike) -> NDArray[Any]:
-        """The product with V, shape (columns,) or (columns, k); the matrix is never held whole."""
-        return self._product(np.asarray(V), transposed=False)
+    def product(
+        self, V: NDArray[np.float64], *, transposed: bool = False, threads: int | None = None
+    ) -> NDArray[np.float64]:
+        """The product (n, k) with V (m, k); transposed (m, k) with V (n, k). Float64 throughout.
 
-    def __rmatmul__(self, V: ArrayLike) -> NDArray[Any]:
-        """The product of V, shape (rows,) or (k, rows), with the matrix."""
-        return self._product(np.asarray(V).T, transposed=True).T
+        Every stored tile is read once. `threads` read and multiply tiles, one each at a time, and
+        no more tiles are in memory; by default as many as cores, but no more than 4. The result has
+        the same bits with any number of threads.
+        """
+        self._require(self.plan.tiles())
+        count = usual_threads() if threads is None else threads
+        return multiply(self.store.read_tile, self.plan, V, transposed=transposed, threads=count)
+
+    def distribute(self, client: Client, room: int | None = None) -> OnCluster:
+        """The matrix with products computed on a cluster, whose workers keep tiles in memory.
+
+        A context manager. Every worker process keeps up to `room` bytes of tiles, by default half
+        its memory limit, and reads the rest again in each product. Workers reach the store by the
+        same name. `gram.distribute(client).normalized()` and the other views compute there, too.
+
+        Raises NoWorkerError if there is no worker.
+        """
+        self._require(self.plan.tiles())
+        return OnCluster(self, self.store, client, room)
 
     def to_dask(self) -> da.Array:
         """The matrix as a lazy Dask array, one block a tile; mirrors the lower half.
@@ -349,33 +372,6 @@ class Gram:
 
     # -- how --------------------------------------------------------------------------------------
 
-    def _read_into(self, out: Block, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> None:
-        """Fill out[a, b] with the element (rows[a], cols[b]); each stored tile is read once."""
-        needs = _by_tile(self.plan, _by_block(rows, self.plan), _by_block(cols, self.plan))
-        self._require(needs)
-        for tile, parts in needs.items():
-            block = self.store.read_tile(tile)
-            for at, within, mirrored in parts:
-                out[np.ix_(*at)] = (block.T if mirrored else block)[np.ix_(*within)]
-
-    def _product(self, V: NDArray[Any], *, transposed: bool) -> NDArray[Any]:
-        size = self.shape if transposed else self.shape[::-1]
-        if V.ndim not in (1, 2) or V.shape[0] != size[0]:
-            shape = f"{self.shape[0]} x {self.shape[1]}"
-            raise ValueError(f"cannot multiply the {shape} matrix with an array of shape {V.shape}")
-        out = np.zeros((size[1], *V.shape[1:]), np.result_type(self.dtype, V.dtype))
-        self._require(self.plan.tiles())
-        for tile in self.plan.tiles():
-            block = self.store.read_tile(tile)
-            row, col = slice(*self.plan.rows(tile)), slice(*self.plan.cols(tile))
-            mirror = self.plan.symmetric and not self.plan.is_diagonal(tile)
-            # A symmetric matrix is its own transpose, so a tile off the diagonal serves twice.
-            if mirror or not transposed:
-                out[row] += block @ V[col]
-            if mirror or transposed:
-                out[col] += block.T @ V[row]
-        return out
-
     def _require(self, tiles: Iterable[Tile]) -> None:
         """Raise IncompleteGramError unless all the tiles are stored."""
         missing = self.missing
@@ -389,50 +385,13 @@ class Gram:
             )
 
 
-# -- indices --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """Chosen indices (k,) of one axis, and whether a single int chose them."""
-
-    indices: NDArray[np.int64]
-    single: bool
+# -- which tiles ----------------------------------------------------------------------------------
 
 
 type _Blocks = dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]
 """Of one axis: block -> (positions in the output, offsets in the block)."""
 
 type _Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-
-def _two_keys(key: Any) -> tuple[Any, Any]:
-    """The keys of the two axes; `...` and what is left out stand for a whole axis."""
-    keys = key if isinstance(key, tuple) else (key,)
-    keys = tuple(slice(None) if k is Ellipsis else k for k in keys)
-    if len(keys) > 2:
-        raise IndexError(f"a Gram matrix has 2 axes, got {len(keys)} indices")
-    row, col, *_ = [*keys, slice(None), slice(None)]
-    return row, col
-
-
-def _selection(key: Any, size: int) -> _Selection:
-    """Raises IndexError for what is no index of an axis of this size."""
-    if isinstance(key, slice):
-        return _Selection(np.arange(size)[key], single=False)
-    chosen = np.asarray(key)
-    if chosen.dtype == np.bool_ and chosen.shape != (size,):
-        raise IndexError(f"a mask has the axis's shape ({size},), got {chosen.shape}")
-    if chosen.dtype == np.bool_:
-        return _Selection(np.flatnonzero(chosen), single=False)
-    if chosen.size == 0 and chosen.ndim == 1:
-        return _Selection(np.empty(0, np.int64), single=False)
-    if not np.issubdtype(chosen.dtype, np.integer) or chosen.ndim > 1:
-        raise IndexError(f"an axis takes an int, a slice, integers or a mask, got {key!r}")
-    outside = (chosen < -size) | (chosen >= size)
-    if outside.any():
-        raise IndexError(f"index {chosen[outside][0]} is outside an axis of size {size}")
-    return _Selection(np.atleast_1d(chosen).astype(np.int64) % size, single=chosen.ndim == 0)
 
 
 def extents(plan: Plan, axis: int) -> tuple[int, ...]:

@@ -23,10 +23,10 @@ def filled(
     labels: Any = None,
     symmetric: bool = True,
 ) -> GramStore:
-    """A store of values (n, m), float64, in all tiles but some."""
+    """A store of values (n, m), float64 or float32, in all tiles but some."""
     X = rd.Sequences.from_arrays(np.arange(1.0, len(values) + 1)[:, None], labels=labels)
     Y = None if symmetric else rd.Sequences.from_arrays(np.ones((values.shape[1], 1)))
-    plan = Plan(*values.shape, tile, symmetric)
+    plan = Plan(*values.shape, tile, symmetric, values.dtype.itemsize)
     other = None if Y is None else Y.fingerprint
     manifest = Manifest(rd.RNTK().to_dict(), "ntk", plan, X.fingerprint, other)
     store = GramStore.create(where, manifest, X, Y)

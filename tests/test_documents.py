@@ -19,7 +19,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def slow_if_long(document: Path) -> object:
-    long = document.name in {"guide.md", "README.md"}  # they start clusters
+    long = document.name in {"guide.md", "README.md", "solvers.md"}  # they start clusters
     return pytest.param(document, marks=[pytest.mark.slow] if long else [], id=document.name)
 
 
