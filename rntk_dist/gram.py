@@ -276,7 +276,7 @@ class Gram(Operator):
         the same bits with any number of threads.
         """
         count = usual_threads() if threads is None else threads
-        read = self.store.read_tile
+        read = self.store.view_tile
         try:
             return multiply(read, self.plan, V, transposed=transposed, threads=count)
         except MissingTileError:
