@@ -30,7 +30,7 @@ from rntk_dist.operators import Operator
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.progress import progress_report
 from rntk_dist.sequences import Sequences
-from rntk_dist.store import Block, GramStore, Location, locate, show
+from rntk_dist.store import Block, GramStore, Location, MissingTileError, locate, show
 from rntk_dist.tile_product import multiply
 
 if TYPE_CHECKING:
@@ -275,9 +275,14 @@ class Gram(Operator):
         no more tiles are in memory; by default as many as cores, but no more than 4. The result has
         the same bits with any number of threads.
         """
-        self._require(self.plan.tiles())
         count = usual_threads() if threads is None else threads
-        return multiply(self.store.read_tile, self.plan, V, transposed=transposed, threads=count)
+        read = self.store.view_tile
+        try:
+            return multiply(read, self.plan, V, transposed=transposed, threads=count)
+        except MissingTileError:
+            # Only now, for to list the store takes as long as to multiply some tiles.
+            self._require(self.plan.tiles())
+            raise
 
     def distribute(self, client: Client, room: int | None = None) -> OnCluster:
         """The matrix with products computed on a cluster, whose workers keep tiles in memory.

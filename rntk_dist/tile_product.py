@@ -5,7 +5,7 @@ diagonal; each one above serves for itself and, transposed, for its mirror. Valu
 and added in float64, whatever they are stored in.
 
 Memory: `threads` tiles are in hand, each as its chunk's bytes and as its values, besides the
-columns, the result, and for each thread a stripe of half a MiB and the results of two tiles.
+columns, the result, and for each thread a stripe of one MiB and the results of two tiles.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rntk_dist.store import Block
 
 type Float64 = NDArray[np.float64]
 
-STRIPE_BYTES = 2**19
-"""Of a tile in float64 at a time: it stays in a core's cache for both of its products."""
+STRIPE_BYTES = 2**20
+"""Of a tile in float64 at a time: near enough to a core for both of its products."""
 
 
 def multiply(

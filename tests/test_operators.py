@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from matrices import filled
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, cg
 from sklearn.preprocessing import KernelCenterer
+from zarr.storage import LocalStore
 
 import rntk_dist as rd
 from rntk_dist.in_order import in_order
 from rntk_dist.operators import Centered, Dense, Operator
 from rntk_dist.plan import Plan, Tile
-from rntk_dist.store import GramStore
+from rntk_dist.store import CorruptTileError, GramStore, chunk_key
 from rntk_dist.tile_product import multiply
 
 N, M = 23, 9
@@ -124,7 +125,7 @@ def test_no_more_tiles_are_in_hand_than_threads(
     """A tile is in hand from when it is read to when its product is there."""
     inside, most, lock = 0, 0, threading.Lock()
     everybody = threading.Barrier(3, timeout=10)
-    read_tile = GramStore.read_tile
+    view_tile = GramStore.view_tile
 
     def counted(self: GramStore, tile: Tile) -> Any:
         nonlocal inside, most
@@ -135,10 +136,10 @@ def test_no_more_tiles_are_in_hand_than_threads(
             everybody.wait()
         with lock:
             inside -= 1
-        return read_tile(self, tile)
+        return view_tile(self, tile)
 
     first = list(gram.plan.tiles())[:3]
-    monkeypatch.setattr(GramStore, "read_tile", counted)
+    monkeypatch.setattr(GramStore, "view_tile", counted)
     gram.product(np.ones((N, 1)), threads=3)
     assert most == 3
 
@@ -159,6 +160,30 @@ def test_results_come_in_order_and_an_error_in_its_turn() -> None:
     assert len(started) < 20
     with pytest.raises(ValueError, match="threads is 0: give at least 1"):
         next(in_order(halve, range(3), 0))
+
+
+def test_a_tile_is_viewed_as_it_is_read(gram: rd.Gram, cross: rd.Gram, K: np.ndarray) -> None:
+    for store in (gram.store, cross.store):
+        for tile in store.plan.tiles():
+            assert np.array_equal(store.view_tile(tile), store.read_tile(tile))
+            assert store.view_tile(tile).dtype == store.read_tile(tile).dtype
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"?" + b[1:], lambda b: b""])
+def test_damage_is_found_in_a_product(K: np.ndarray, tmp_path: Path, damage: Any) -> None:
+    gram = rd.Gram(filled(tmp_path / "gram", K, 10))
+    chunk = tmp_path / "gram" / chunk_key(Tile(0, 1))
+    chunk.write_bytes(damage(chunk.read_bytes()))
+    with pytest.raises(CorruptTileError, match=r"tile \(0, 1\) is damaged: `rntk-dist repair"):
+        gram @ np.ones(N)
+    chunk.unlink()
+    with pytest.raises(rd.IncompleteGramError, match="1 of 6 tiles have not been computed"):
+        gram @ np.ones(N)
+
+
+def test_products_read_any_zarr_store(gram: rd.Gram, K: np.ndarray) -> None:
+    other = rd.open_gram(LocalStore(gram.store.location, read_only=True))
+    assert np.array_equal(other @ np.ones(N), gram @ np.ones(N))
 
 
 def test_products_with_what_is_not_real_are_refused(gram: rd.Gram) -> None:
@@ -259,9 +284,9 @@ def test_a_normalised_diagonal_is_one_and_a_zero_stays_zero() -> None:
 
 def test_views_are_lazy(gram: rd.Gram, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Tile] = []
-    read_tile = GramStore.read_tile
+    key = GramStore._check_tile  # every read of a tile begins with it
     monkeypatch.setattr(
-        GramStore, "read_tile", lambda self, tile: (reads.append(tile), read_tile(self, tile))[1]
+        GramStore, "_check_tile", lambda self, tile: (reads.append(tile), key(self, tile))[1]
     )
     both = gram.centered() + gram
     assert reads == []
