@@ -6,6 +6,8 @@
 VENV := .venv
 PYTHON ?=
 PYTEST_ARGS ?=
+# Two processes, for two cores; a file's tests stay together, with the clusters that they share.
+PARALLEL := -n 2 --dist loadfile
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 
@@ -20,7 +22,7 @@ demo: $(VENV)/.installed-demo ## a first Gram matrix, end to end, on this machin
 	$(VENV)/bin/rntk-dist demo
 
 test: $(VENV)/.installed-dev ## the tests and doctests, but the slow ones
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
 # pytest ends with 5 where no test is marked slow: nothing to run is no failure.
 test-slow: $(VENV)/.installed-dev ## the slow tests

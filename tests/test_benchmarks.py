@@ -38,6 +38,7 @@ def test_the_grid_has_every_combination() -> None:
     assert len(list(settings())) == len(set(settings())) == 2 * 2 * 3 * 3 * 2
 
 
+@pytest.mark.slow
 def test_a_row_of_the_grid() -> None:
     rows = {
         setting: measure(setting, TINY, repeats=2)

@@ -826,9 +826,10 @@ def at_once[T](run: Callable[[T, Path], Path], cases: list[T], folder: Path) -> 
     "how",
     [
         pytest.param([signal.SIGTERM, signal.SIGINT], id="asked to"),
-        pytest.param([signal.SIGKILL, signal.SIGINT], id="killed", marks=pytest.mark.slow),
+        pytest.param([signal.SIGKILL, signal.SIGINT], id="killed"),
     ],
 )
+@pytest.mark.slow
 def test_a_client_that_ends_takes_its_own_workers_along(
     how: list[signal.Signals], X: Sequences, tmp_path: Path, resume: Resume
 ) -> None:

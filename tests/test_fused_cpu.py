@@ -60,6 +60,7 @@ def test_threads_change_nothing() -> None:
     assert np.array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_features_that_fill_the_memory_take_narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_cpu, "BLOCK_BYTES", 1)
     X = ragged(np.random.default_rng(0), 3 * VECTOR + 1, 1)

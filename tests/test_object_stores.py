@@ -350,6 +350,7 @@ def test_a_bucket_that_is_not_there_is_an_os_error(url: str) -> None:
 # -- sweeps ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @on_seaweed
 def test_a_sweep_on_s3_is_resumed_verified_and_repaired(
     url: str, X: Sequences, tmp_path: Path
