@@ -189,8 +189,8 @@ def failures(failed: Mapping[Tile, BaseException], n: int, memory: str, shown: i
     """
     names = ", ".join(map(str, sorted(failed)[:shown]))
     more = f" and {len(failed) - shown} more" if len(failed) > shown else ""
-    tile, cause = next(iter(failed.items()))
-    why = f"the first with {_why(tile, cause, memory)}"
+    first = min(failed)  # by place, not by time: the same in every run
+    why = f"the first with {_why(first, failed[first], memory)}"
     return f"{len(failed)} of {n} tiles failed, {names}{more}, {why}"
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.svm import SVC
 
 import rntk_dist as rd
-from rntk_dist.solve import selection
+from rntk_dist.solve import machines, selection
 from rntk_dist.solve.machines import SVM, Ridge
 from rntk_dist.solve.selection import (
     BLOCK,
@@ -112,6 +112,28 @@ def test_a_machine_of_a_larger_c_is_not_made_where_none_reaches_the_smaller(
     found = SVM((0.1, 10.0, 1e3, 1e5)).predictions(np.outer(x, x), x > 0, np.outer([0.5], x))
     assert found.tolist() == [[True]] * 4
     assert np.allclose(np.array(made) / 2.5, [0.1, 10.0])  # 2.5: the mean of the diagonal
+
+
+def test_what_does_not_converge_is_left_after_some_steps_for_each_sample(
+    points: np.ndarray, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A raw kernel of long sequences: its diagonal spans 20 orders of magnitude."""
+    scales = 10.0 ** np.linspace(-10, 10, len(points))
+    hard = gaussian(points) * np.outer(scales, scales)
+    taken: list[int] = []
+    fit = machines._libsvm.fit
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found = fit(*args, **options)
+        taken.append(int(found[8].max()))
+        return found
+
+    monkeypatch.setattr(machines._libsvm, "fit", counted)
+    for steps in (2, 100):
+        SVM((100.0,), steps=steps).predictions(hard, labels, hard)
+    assert taken == [2 * len(points), 100 * len(points)]
+    with pytest.raises(ValueError, match="steps is 0: give at least 1"):
+        SVM(C, steps=0)
 
 
 def test_one_class_alone_is_always_predicted() -> None:
