@@ -231,9 +231,7 @@ def test_a_kernel_that_overflows_keeps_nobody_from_being_stored(
 ) -> None:
     kernels = [KERNELS[0], rd.RNTK(sigma_w=1e30), KERNELS[1]]
     for _ in range(2):
-        with pytest.raises(
-            TileError, match=r"in tile \(0, 0\) of .* with kernel 1 of the sweep: "
-        ):
+        with pytest.raises(TileError, match=r"in tile \(0, 0\) of .* with kernel 1 of the sweep: "):
             swept(kernels, X, tmp_path / "sweep", client, dtype="float32")
         sweep = rd.open_sweep(tmp_path / "sweep")
         assert [gram.complete for gram in sweep] == [True, False, True]
