@@ -47,8 +47,9 @@ class GaussianProcessRegressor:
     >>> import numpy as np
     >>> K = np.array([[2.0, 1.0], [1.0, 2.0]])
     >>> process = GaussianProcessRegressor(alpha=1.0).fit(K, [1.0, 0.0])
-    >>> process.predict(K, return_std=True, diagonal=[2.0, 2.0])
-    (array([0.625, 0.125]), array([0.7905..., 0.7905...]))
+    >>> mean, deviation = process.predict(K, return_std=True, diagonal=[2.0, 2.0])
+    >>> mean, deviation**2
+    (array([0.625, 0.125]), array([0.625, 0.625]))
     """
 
     def __init__(
@@ -83,11 +84,14 @@ class GaussianProcessRegressor:
         self.factor_ = LowerFactor.of(operator, noise)
         weights = self.factor_.solve(scaled)
         self.alpha_ = weights.reshape(targets.shape)
-        fits, level = float((scaled * weights).sum()), n * math.log(2 * math.pi)
-        self.log_marginal_likelihood_value_ = -0.5 * (
-            fits + each.shape[1] * (self.factor_.log_determinant + level)
-        )
+        self.log_marginal_likelihood_value_ = self._evidence(scaled, weights)
         return self
+
+    def _evidence(self, scaled: Float64, weights: Float64) -> float:
+        """The log density of targets (n, targets) that are independent of each other."""
+        n, count = scaled.shape
+        volume = self.factor_.log_determinant + n * math.log(2 * math.pi)
+        return -0.5 * (float((scaled * weights).sum()) + count * volume)
 
     def log_marginal_likelihood(self) -> float:
         """The logarithm of the targets' density under the prior and the noise; of all targets."""
