@@ -125,10 +125,11 @@ def test_sequences_are_predicted_from_the_support_vectors_alone() -> None:
     X = rd.Sequences.from_arrays(drawn)
     y = np.array([x[-1] > 0 for x in drawn[:30]])
     kernel = rd.RNTK(normalize=True, sigma_b=0.1)
-    machine = SVC(10.0).fit(kernel(X[:30]), y)
+    machine = SVC(10.0).fit(kernel(X[:30], backend="numpy"), y)
     assert len(machine.support_) < 30
-    found = machine.decision_function(kernel(X[30:], X[machine.support_]), columns="support")
-    agree(found, machine.decision_function(kernel(X[30:], X[:30])))
+    few = kernel(X[30:], X[machine.support_], backend="numpy")
+    found = machine.decision_function(few, columns="support")
+    agree(found, machine.decision_function(kernel(X[30:], X[:30], backend="numpy")))
 
 
 # -- few columns -----------------------------------------------------------------------------------

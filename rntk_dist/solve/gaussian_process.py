@@ -90,8 +90,9 @@ class GaussianProcessRegressor:
     def _evidence(self, scaled: Float64, weights: Float64) -> float:
         """The log density of targets (n, targets) that are independent of each other."""
         n, count = scaled.shape
-        volume = self.factor_.log_determinant + n * math.log(2 * math.pi)
-        return -0.5 * (float((scaled * weights).sum()) + count * volume)
+        volume: float = self.factor_.log_determinant + n * math.log(2 * math.pi)
+        fits = float((scaled * weights).sum())
+        return -0.5 * (fits + int(count) * volume)
 
     def log_marginal_likelihood(self) -> float:
         """The logarithm of the targets' density under the prior and the noise; of all targets."""
