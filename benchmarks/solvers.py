@@ -47,7 +47,7 @@ class Sizes:
 
     products: int = 20_000
     factor: int = 12_000
-    held: int = 5000
+    held: int = 4000
     memory: int = 512 * MIB
     targets: int = 10
     tile: int = 1024
