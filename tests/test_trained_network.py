@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -313,6 +314,23 @@ def test_what_does_not_fit_is_refused(theta: np.ndarray, K: np.ndarray, y: np.nd
         SolverMemoryError, match=r"weights of 2 times, 8 new and 30 training .* few"
     ):
         network.predict(theta[N:, :N], [1.0, 2.0])
+
+
+def test_predictions_take_the_memory_that_is_counted() -> None:
+    """NumPy's allocations at most, beside what `SolverMemoryError` tells before."""
+    n, m, times = 300, 150, [0.1, 1.0, 2.0]
+    K = gaussian(np.random.default_rng(3).normal(size=(n + m, 4)))
+    given = {"nngp": Dense(K[n:, :n]), "square": Dense(K[n:, n:])}
+    network = TrainedNetwork(1.0).fit(K[:n, :n], np.ones(n), nngp=K[:n, :n])
+    counted = 8 * m * n * (3 * len(times) + 2)
+    for option, more in (("return_std", 0), ("return_cov", 8 * m * m * (3 * len(times) + 1))):
+        tracemalloc.start()
+        try:
+            network.predict(Dense(K[n:, :n]), times, **{option: True}, **given)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert 0.5 * (counted + more) < peak < 1.05 * (counted + more)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ _FIT_WAY_OUT = (
     "kernel, which also solves on disk and by iteration"
 )
 
+_PREDICT_WAY_OUT = "ask for fewer times or samples at once"
+
 
 class TrainedNetwork:
     """An infinitely wide network under gradient flow, from its two Gram matrices.
@@ -161,7 +163,7 @@ class TrainedNetwork:
         NotPositiveDefiniteError
             t is np.inf, and Theta(X, X) + alpha I has no inverse.
         SolverMemoryError
-            (times, m, n) weights do not fit into the memory.
+            (times, m, n) weights, or covariances, do not fit into the memory.
         ValueError
             What is asked for needs more, t is negative, or shapes do not fit.
         """
@@ -238,7 +240,7 @@ class TrainedNetwork:
         n = len(self._targets)
         what = f"weights of {len(times)} times, {len(across)} new and {n} training samples"
         needed = 8 * len(across) * n * (3 * len(times) + 2)
-        require_room(needed, self.memory, what, "ask for fewer times or samples at once")
+        require_room(needed, self.memory, what, _PREDICT_WAY_OUT)
         return across.product(self.eigenvectors_) * self._gains(times)[:, None]
 
     def _gains(self, times: Float64) -> Float64:
@@ -262,7 +264,11 @@ class TrainedNetwork:
         square: Operator | ArrayLike | None,
     ) -> Float64:
         """(times, m, m)."""
-        prior = own_square(square, modes.shape[1])
+        count, m, n = modes.shape
+        what = f"covariances of {count} times and {m} new samples"
+        needed = 8 * m * (n * (2 * count + 1) + m * (3 * count + 1))
+        require_room(needed, self.memory, what, _PREDICT_WAY_OUT)
+        prior = own_square(square, m)
         weights, changes = self._changes(modes, nngp)
         half = weights @ changes
         return prior + half + half.swapaxes(1, 2)
@@ -287,9 +293,11 @@ class TrainedNetwork:
                 "of the same samples"
             )
         weights = modes @ self.eigenvectors_.T
-        product = self._nngp.product(weights.reshape(count * m, n).T)
-        half = 0.5 * product.reshape(n, count, m).swapaxes(0, 1)
-        return weights, half - across[:, :].astype(np.float64, copy=False).T
+        # In place, for this is as large as all that has been made.
+        changes = self._nngp.product(weights.reshape(count * m, n).T).reshape(n, count, m)
+        changes *= 0.5
+        changes -= across[:, :].T[:, None]
+        return weights, changes.swapaxes(0, 1)
 
     def _shaped(self, values: Float64, t: ArrayLike) -> Float64:
         """Without the axis of times if t is one number."""
