@@ -95,12 +95,14 @@ class RNTKClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The labels (m,) of m sequences."""
-        found: NDArray[Any] = self.machine_.predict(self._kernel(X))
+        across = self._kernel(X)
+        found: NDArray[Any] = self.machine_.predict(across)
         return found
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """How far inside: (m,) for two classes, positive for the second; else (m, classes)."""
-        found: NDArray[np.float64] = self.machine_.decision_function(self._kernel(X))
+        across = self._kernel(X)
+        found: NDArray[np.float64] = self.machine_.decision_function(across)
         return found
 
     def _kernel(self, X: Any) -> NDArray[np.float64]:

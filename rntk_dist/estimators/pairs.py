@@ -94,7 +94,7 @@ class Part:
         """
         missing = ~self.known
         while missing.any():
-            columns = missing[missing.any(axis=1).argmax()]
+            columns = missing[missing.any(axis=1).argmax()].copy()
             group = (missing == columns).all(axis=1)
             rest = columns.copy()
             if self.symmetric and columns[group].all():

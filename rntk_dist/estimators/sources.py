@@ -105,8 +105,7 @@ class KeptBlocks:
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Alone among all processes; waits as long as another one lives and computes."""
-        self.checkpoint.folder.mkdir(parents=True, exist_ok=True)
-        with lease(self.checkpoint.folder, math.inf):
+        with lease(self.checkpoint.folder, math.inf, new=True):
             yield
 
     def _put_block(self, part: Part, name: str) -> None:
