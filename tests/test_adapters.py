@@ -32,20 +32,12 @@ def test_distance_is_that_of_features() -> None:
         distance(np.ones((1, 2, 3)), np.ones((1, 2, 3)))
 
 
-def test_without_sktime_the_message_says_what_to_install() -> None:
-    script = """
-import sys
-sys.modules["sktime"] = None
-import rntk_dist as rd
-try:
-    rd.to_sktime_kernel()
-except ModuleNotFoundError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert "pip install 'rntk_dist[datasets]'" in done.stdout
+def test_without_sktime_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "rntk_dist.estimators.sktime_kernel", raising=False)
+    monkeypatch.setitem(sys.modules, "sktime.dists_kernels.base", None)
+    monkeypatch.setitem(sys.modules, "sktime", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'rntk_dist\[datasets\]'"):
+        rd.to_sktime_kernel()
 
 
 # -- sktime ----------------------------------------------------------------------------------------
@@ -71,6 +63,7 @@ def test_sktime_computes_the_kernel_of_panels() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The `probability` parameter was deprecated:FutureWarning")
 def test_sktimes_classifier_takes_the_kernel() -> None:
     pytest.importorskip("sktime")
     from sktime.classification.kernel_based import TimeSeriesSVC

@@ -25,6 +25,13 @@ class RNTKPairwise(BasePairwiseTransformerPanel):  # type: ignore[misc]
         What its values are computed in.
     backend : {"auto", "numpy", "numba", "cupy"}
         What computes them.
+
+    Examples
+    --------
+    >>> import numpy as np, rntk_dist as rd
+    >>> panel = np.array([[[1.0, 2.0, 0.5]], [[0.5, -1.0, 0.0]]])  # (case, channel, time)
+    >>> rd.to_sktime_kernel(rd.RNTK(readout="per_step"))(panel).shape
+    (2, 2)
     """
 
     _tags: ClassVar[dict[str, Any]] = {
