@@ -41,8 +41,9 @@ class KernelValues:
             return _float64(self._computed(X, None))
         distinct = _Distinct(X)
         out: Float64 = self._known(distinct, distinct)[distinct.both(distinct)]
-        self._set_twins(out, distinct, distinct)
-        np.fill_diagonal(out, self.diagonal(X))
+        if self._starts_differ:
+            self._set_twins(out, distinct, distinct)
+            np.fill_diagonal(out, self.diagonal(X))
         return out
 
     def across(self, X: Sequences, Y: Sequences) -> Float64:
@@ -51,12 +52,21 @@ class KernelValues:
             return _float64(self._computed(X, Y))
         rows, columns = _Distinct(X), _Distinct(Y)
         out: Float64 = self._known(rows, columns)[rows.both(columns)]
-        self._set_twins(out, rows, columns)
+        if self._starts_differ:
+            self._set_twins(out, rows, columns)
         return out
 
     def diagonal(self, X: Sequences) -> Float64:
         """The kernel (n,) of each sample with itself; computed, for it costs next to nothing."""
         return _float64(self.kernel.diag(X, kind=self.kind, dtype=self.dtype))
+
+    @property
+    def _starts_differ(self) -> bool:
+        """Whether every sample has a random start of its own.
+
+        If not, its kernel with itself is that with another sample of equal values.
+        """
+        return self.kernel.initial_state == "independent" and self.kernel.sigma_h > 0
 
     def _known(self, rows: _Distinct, columns: _Distinct) -> Float64:
         """All values, of which as few as possible are computed."""
@@ -100,12 +110,7 @@ class KernelValues:
         return self.kernel(X, Y, kind=self.kind, dtype=self.dtype, backend=self.backend)
 
     def _set_twins(self, out: Float64, rows: _Distinct, columns: _Distinct) -> None:
-        """Set the kernel of different samples of equal values, which no content can tell.
-
-        It is a sample's kernel with itself, unless every sample has a random start of its own.
-        """
-        if self.kernel.initial_state == "shared" or self.kernel.sigma_h == 0:
-            return
+        """Set the kernel of different samples of equal values, which no content can tell."""
         shared = sorted(set(rows.keys) & set(columns.keys))
         if not shared:
             return
