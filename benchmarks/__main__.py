@@ -126,6 +126,8 @@ def _solvers(quick: bool, targets: list[Target]) -> Iterator[Section]:
     title = f"Products with a stored float32 matrix, N = {found.sizes.products}"
     yield Section("products", title, solvers.products_table(found))
     yield Section("solvers", "Solvers past the size of memory", solvers.solvers_table(found))
+    title = f"Solvers in memory, N = {found.sizes.held}"
+    yield Section("solvers-in-memory", title, solvers.held_table(found))
 
 
 PARTS: dict[str | None, tuple[Measure, ...]] = {

@@ -21,14 +21,17 @@ from scipy.linalg import lapack
 
 from benchmarks.report import Target, table
 from benchmarks.timing import best_in_turns
-from rntk_dist.gram import open_gram
+from rntk_dist.gram import Gram, open_gram
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.manifest import Manifest
 from rntk_dist.plan import Plan
 from rntk_dist.sequences import Sequences
 from rntk_dist.solve.conjugate_gradients import Options, solve_by_iteration
 from rntk_dist.solve.factor import Factor
+from rntk_dist.solve.gaussian_process import GaussianProcessRegressor
+from rntk_dist.solve.svm import SVC
 from rntk_dist.solve.systems import Systems
+from rntk_dist.solve.trained_network import TrainedNetwork
 from rntk_dist.store import GramStore
 
 MIB = 2**20
@@ -37,10 +40,14 @@ DIMENSIONS = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """Samples of the products and of conjugate gradients, of the factorisation, and its budget."""
+    """Samples of products and conjugate gradients, of the factorisation, of what is held in memory.
+
+    `memory` is the budget of the factorisation.
+    """
 
     products: int = 20_000
     factor: int = 12_000
+    held: int = 4000
     memory: int = 512 * MIB
     targets: int = 10
     tile: int = 1024
@@ -50,7 +57,9 @@ class Sizes:
     repeats: int = 5
 
 
-QUICK = Sizes(products=3000, factor=2000, memory=320 * MIB, tile=512, rank=100, repeats=3)
+QUICK = Sizes(
+    products=3000, factor=2000, held=1000, memory=320 * MIB, tile=512, rank=100, repeats=3
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Found:
     factor: dict[str, float]
     lapack: dict[str, float]
     cg: dict[str, float]
+    held: dict[str, dict[str, float]]
 
 
 def measure_solvers(sizes: Sizes) -> Found:
@@ -75,7 +85,9 @@ def measure_solvers(sizes: Sizes) -> Found:
         with _gaussian(place / "double", sizes.factor, sizes.tile, 8) as store:
             in_place = _alone("factorise", store.location, sizes)
             whole = _alone("in_memory", store.location, sizes)
-    return Found(sizes, nbytes, seconds, in_place, whole, cg)
+        with _gaussian(place / "held", sizes.held, sizes.tile, 8) as store:
+            held = {name: _alone(name, store.location, sizes) for name in HELD}
+    return Found(sizes, nbytes, seconds, in_place, whole, cg, held)
 
 
 # -- the matrices ----------------------------------------------------------------------------------
@@ -182,6 +194,52 @@ def _in_memory(location: str, sizes: Sizes) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "peak": _peak()}
 
 
+def _process(location: str, sizes: Sizes) -> dict[str, float]:
+    gram = open_gram(location)
+    process = GaussianProcessRegressor(sizes.alpha)
+
+    def predict() -> None:
+        new = _some_rows(gram)
+        process.predict(new, return_std=True, diagonal=np.ones(len(new)))
+
+    return _timed(lambda: process.fit(gram, _targets(len(gram), sizes.targets)), predict)
+
+
+def _trained(location: str, sizes: Sizes) -> dict[str, float]:
+    gram, times = open_gram(location), [0.1, 1.0, np.inf]
+    network = TrainedNetwork(sizes.alpha)
+
+    def predict() -> None:
+        new = _some_rows(gram)
+        network.predict(new, times, return_std=True, nngp=new, diagonal=np.ones(len(new)))
+
+    y = _targets(len(gram), sizes.targets)
+    return _timed(lambda: network.fit(gram, y, nngp=gram), predict)
+
+
+def _svc(location: str, sizes: Sizes) -> dict[str, float]:
+    gram = open_gram(location)
+    machine = SVC(sizes.alpha)
+    labels = gram.sequences.values[:, 0] > 0
+    found = _timed(lambda: machine.fit(gram, labels), lambda: machine.predict(_some_rows(gram)))
+    return found | {"support vectors": len(machine.support_)}
+
+
+def _some_rows(gram: Gram) -> np.ndarray:
+    """The kernel of up to 1000 samples, as if they were new ones."""
+    rows: np.ndarray = gram[: min(1000, len(gram)), :]
+    return rows
+
+
+def _timed(fit: Callable[[], object], predict: Callable[[], object]) -> dict[str, float]:
+    started = time.perf_counter()
+    fit()
+    between = time.perf_counter()
+    predict()
+    ended = time.perf_counter()
+    return {"seconds": between - started, "predict": ended - between, "peak": _peak()}
+
+
 def _peak() -> float:
     """The most memory that this process has had, in bytes, where Linux tells; else NaN."""
     status = Path("/proc/self/status")
@@ -223,6 +281,26 @@ def solvers_table(found: Found) -> str:
     return table(heads, rows, left=1)
 
 
+def held_table(found: Found) -> str:
+    """A row for each of what holds the matrix in memory."""
+    heads = ("", "fit, s", "predict 1000, s", "peak, MiB")
+    names = {
+        "process": f"Gaussian process, {found.sizes.targets} targets, standard deviations",
+        "trained": f"trained network, {found.sizes.targets} targets, standard deviations, 3 times",
+        "svc": f"SVC, {found.held['svc']['support vectors']:.0f} support vectors",
+    }
+    rows = [
+        (
+            name,
+            f"{found.held[key]['seconds']:.1f}",
+            f"{found.held[key]['predict']:.2f}",
+            f"{found.held[key]['peak'] / MIB:.0f}",
+        )
+        for key, name in names.items()
+    ]
+    return table(heads, rows, left=1)
+
+
 def solvers_targets(found: Found) -> list[Target]:
     """What is asked for of products and solvers."""
     plain = min(seconds for name, seconds in found.seconds.items() if "Zarr" in name)
@@ -243,7 +321,9 @@ def solvers_targets(found: Found) -> list[Target]:
     ]
 
 
-_PARTS = {"iterate": _iterate, "factorise": _factorise, "in_memory": _in_memory}
+HELD = {"process": _process, "trained": _trained, "svc": _svc}
+
+_PARTS = {"iterate": _iterate, "factorise": _factorise, "in_memory": _in_memory} | HELD
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The recurrent neural tangent kernel at scale: exact, tiled, resumable, on Dask and Zarr."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from rntk_dist import plot
 from rntk_dist.failures import SchedulerLostError, StoreUnavailableError
@@ -14,6 +16,16 @@ from rntk_dist.store import IdentityError
 from rntk_dist.sweep import Sweep, open_sweep, sweep
 from rntk_dist.verify import Verification, repair, verify
 
+if TYPE_CHECKING:
+    from rntk_dist.estimators import (
+        RNTKClassifier,
+        RNTKGaussianProcess,
+        RNTKRegressor,
+        RNTKTransformer,
+        to_aeon_metric,
+        to_sktime_kernel,
+    )
+
 __version__ = version("rntk_dist")
 
 __all__ = [
@@ -26,6 +38,10 @@ __all__ = [
     "JobStatus",
     "LeaseLostError",
     "NoJobError",
+    "RNTKClassifier",
+    "RNTKGaussianProcess",
+    "RNTKRegressor",
+    "RNTKTransformer",
     "SchedulerLostError",
     "Sequences",
     "StoreBusyError",
@@ -42,5 +58,27 @@ __all__ = [
     "repair",
     "submit",
     "sweep",
+    "to_aeon_metric",
+    "to_sktime_kernel",
     "verify",
 ]
+
+_ESTIMATORS = (
+    "RNTKClassifier",
+    "RNTKGaussianProcess",
+    "RNTKRegressor",
+    "RNTKTransformer",
+    "to_aeon_metric",
+    "to_sktime_kernel",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """The estimators, when first asked for: scikit-learn takes a second, and workers need none."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return vars(import_module("rntk_dist.estimators"))[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ESTIMATORS})

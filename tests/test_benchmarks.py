@@ -82,13 +82,15 @@ def test_pure_kernel_time_and_parts_of_a_task(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_solvers_are_measured_each_in_its_own_process() -> None:
-    sizes = solvers.Sizes(products=300, factor=200, tile=64, rank=20, repeats=2)
+    sizes = solvers.Sizes(products=300, factor=200, held=150, tile=64, rank=20, repeats=2)
     found = solvers.measure_solvers(sizes)
     assert found.nbytes == (300 * 300 + sum(64 * 64 for _ in range(4)) + 44 * 44) // 2 * 4
     assert found.cg["residual"] <= sizes.tol
     assert found.factor["residual"] < 1e-10
     assert "gram @ v" in solvers.products_table(found)
     assert "panels of 200" in solvers.solvers_table(found)
+    assert set(found.held) == set(solvers.HELD)
+    assert "support vectors" in solvers.held_table(found)
     targets = solvers.solvers_targets(found)
     assert [target.unit for target in targets] == ["%", "%", "MiB", "GiB"]
     assert max(map(len, report.target_table(targets).splitlines())) <= 100

@@ -19,7 +19,8 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def slow_if_long(document: Path) -> object:
-    long = document.name in {"guide.md", "README.md", "solvers.md"}  # they start clusters
+    # They start clusters.
+    long = document.name in {"estimators.md", "guide.md", "README.md", "solvers.md"}
     return pytest.param(document, marks=[pytest.mark.slow] if long else [], id=document.name)
 
 

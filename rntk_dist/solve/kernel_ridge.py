@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import psutil
 from numpy.typing import ArrayLike, NDArray
 
-from rntk_dist.operators import Dense, Operator, Rescaled
+from rntk_dist.operators import Operator, Rescaled
 from rntk_dist.solve import cholesky, conjugate_gradients, factor
 from rntk_dist.solve.conjugate_gradients import Options
-from rntk_dist.solve.systems import Float64, Solution, SolverMemoryError, Systems
+from rntk_dist.solve.memory import GIB, allowed, resident
+from rntk_dist.solve.systems import (
+    Float64,
+    Solution,
+    SolverMemoryError,
+    Systems,
+    operator_of,
+    targets_of,
+)
 
 type Solver = Literal["auto", "cholesky", "disk", "cg"]
 
 _SOLVERS: tuple[Solver, ...] = get_args(Solver.__value__)
-_GIB = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +76,7 @@ class Way:
     @property
     def bytes(self) -> int:
         """The memory, or its default."""
-        if self.memory is not None:
-            return self.memory
-        return _resident() + psutil.virtual_memory().available // 2
+        return allowed(self.memory)
 
     def solve(self, systems: Systems, leave_one_out: bool) -> tuple[Solution, str]:
         """The solution, and the solver that found it."""
@@ -80,7 +84,7 @@ class Way:
         if leave_one_out and chosen != "cholesky":
             raise ValueError(
                 f'leave-one-out errors are of solver "cholesky", which needs '
-                f"{_in_memory(systems) / _GIB:.1f} GiB, and {chosen!r} is taken: give more memory, "
+                f"{_in_memory(systems) / GIB:.1f} GiB, and {chosen!r} is taken: give more memory, "
                 "or leave them out"
             )
         if chosen == "cholesky":
@@ -92,11 +96,11 @@ class Way:
         return conjugate_gradients.solve_by_iteration(systems, options), chosen
 
     def _chosen(self, systems: Systems) -> str:
-        needed, left = _in_memory(systems), self.bytes - _resident()
+        needed, left = _in_memory(systems), self.bytes - resident()
         if self.solver == "cholesky" and needed > left:
             raise SolverMemoryError(
-                f"solver cholesky needs {needed / _GIB:.1f} GiB for {len(systems.matrix)} samples, "
-                f'and {left / _GIB:.1f} GiB are left: use "disk" or "cg", or give more memory'
+                f"solver cholesky needs {needed / GIB:.1f} GiB for {len(systems.matrix)} samples, "
+                f'and {left / GIB:.1f} GiB are left: use "disk" or "cg", or give more memory'
             )
         if self.solver != "auto":
             return self.solver
@@ -151,7 +155,7 @@ def ridge_path(
     IdentityError
         The folder holds the solve of something else.
     """
-    operator, targets = _operator(matrix), _targets(y)
+    operator, targets = operator_of(matrix), targets_of(y)
     given = np.asarray(alphas, np.float64).reshape(-1)
     count, each = len(given), targets.reshape(len(targets), -1)
     systems = Systems(operator, np.tile(each, (1, count)), np.repeat(given, each.shape[1]))
@@ -203,7 +207,7 @@ class KernelRidge:
         Raises what `ridge_path` raises, and ValueError for shapes that do not fit or weights that
         are not positive.
         """
-        operator, targets = _operator(X), _targets(y)
+        operator, targets = operator_of(X), targets_of(y)
         each = targets.reshape(len(targets), -1)
         roots = _roots(sample_weight, len(each))
         if sample_weight is not None:
@@ -225,20 +229,7 @@ class KernelRidge:
 
         Raises ValueError for another number of columns.
         """
-        return _operator(X, symmetric=False) @ self.dual_coef_
-
-
-def _operator(matrix: Operator | ArrayLike, symmetric: bool | None = None) -> Operator:
-    return matrix if isinstance(matrix, Operator) else Dense(matrix, symmetric)
-
-
-def _targets(y: ArrayLike) -> Float64:
-    targets = np.asarray(y, np.float64)
-    if targets.ndim not in (1, 2):
-        raise ValueError(
-            f"found targets of shape {targets.shape}: give one or several for each sample"
-        )
-    return targets
+        return operator_of(X, symmetric=False) @ self.dual_coef_
 
 
 def _alphas(alpha: ArrayLike, n_targets: int) -> Float64:
@@ -265,7 +256,3 @@ def _roots(weights: ArrayLike | None, n: int) -> Float64:
 def _in_memory(systems: Systems) -> int:
     n, columns = systems.targets.shape
     return cholesky.bytes_needed(n, systems.matrix.edge, columns)
-
-
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)

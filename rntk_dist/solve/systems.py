@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from rntk_dist.operators import Operator
+from rntk_dist.operators import Dense, Operator
 
 type Float64 = NDArray[np.float64]
 
@@ -26,6 +26,49 @@ class SolverMemoryError(MemoryError):
     """A solver needs more memory than it is given; the message has both figures and a way out."""
 
 
+def operator_of(matrix: Operator | ArrayLike, symmetric: bool | None = None) -> Operator:
+    """The matrix itself, or an array as one; whether that is symmetric is looked up if not said."""
+    return matrix if isinstance(matrix, Operator) else Dense(matrix, symmetric)
+
+
+def across_of(matrix: Operator | ArrayLike, n: int) -> Operator:
+    """The kernel (m, n) of new samples with n training samples; ValueError for other columns."""
+    operator = operator_of(matrix, symmetric=False)
+    if operator.shape[1] != n:
+        raise ValueError(
+            f"found a matrix of shape {operator.shape[0]} x {operator.shape[1]} where {n} samples "
+            "were trained on: give the kernel of new samples (rows) with each of those (columns)"
+        )
+    return operator
+
+
+def targets_of(y: ArrayLike) -> Float64:
+    """Targets (n,) or (n, targets) in float64; raises ValueError for another number of axes."""
+    targets = np.asarray(y, np.float64)
+    if targets.ndim not in (1, 2):
+        raise ValueError(
+            f"found targets of shape {targets.shape}: give one or several for each sample"
+        )
+    return targets
+
+
+def require_training(matrix: Operator, targets: Float64) -> None:
+    """Raise ValueError unless the matrix is symmetric (n, n) and n finite targets come with it."""
+    n, m = matrix.shape
+    if not matrix.symmetric:
+        kind = "a rectangular matrix" if n != m else "an asymmetric matrix"
+        raise ValueError(
+            f"found {kind} of shape {n} x {m}: to fit, give the symmetric matrix of the training "
+            "samples"
+        )
+    if len(targets) != n:
+        raise ValueError(
+            f"found targets of shape {targets.shape} for {n} samples: give a value for each sample"
+        )
+    if not np.isfinite(targets).all():
+        raise ValueError("found NaN or infinity among the targets: give finite values")
+
+
 @dataclass(frozen=True, eq=False)
 class Systems:
     """(K + alphas[c] I) x[:, c] = targets[:, c] for every column c.
@@ -39,19 +82,12 @@ class Systems:
     alphas: Float64
 
     def __post_init__(self) -> None:
-        n, m = self.matrix.shape
-        if not self.matrix.symmetric:
+        require_training(self.matrix, self.targets)
+        if self.targets.shape[1:] != self.alphas.shape:
             raise ValueError(
-                f"found a rectangular matrix of shape {n} x {m}: to fit, give the symmetric matrix "
-                "of the training samples"
+                f"found targets of shape {self.targets.shape} for {len(self.alphas)} alphas: give "
+                "a column for each system"
             )
-        if self.targets.shape != (n, len(self.alphas)):
-            raise ValueError(
-                f"found targets of shape {self.targets.shape} for {n} samples and "
-                f"{len(self.alphas)} alphas: give a value for each sample and each system"
-            )
-        if not np.isfinite(self.targets).all():
-            raise ValueError("found NaN or infinity among the targets: give finite values")
         if not (np.isfinite(self.alphas) & (self.alphas >= 0)).all():
             raise ValueError(f"alpha holds {self.alphas.min()}: give finite numbers of at least 0")
 
