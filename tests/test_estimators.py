@@ -88,11 +88,28 @@ def test_gaussian_process_is_a_conditioned_normal_distribution(targets: np.ndarr
     covariance = KERNEL(X_NEW, kind="nngp") - across @ np.linalg.solve(noisy, across.T)
     mean, deviation = found.predict(X_NEW, return_std=True)
     np.testing.assert_allclose(mean, across @ np.linalg.solve(noisy, targets), rtol=1e-9)
-    np.testing.assert_allclose(deviation, np.sqrt(covariance.diagonal()), rtol=1e-9)
-    np.testing.assert_allclose(found.predict(X_NEW, return_cov=True)[1], covariance, atol=1e-12)
+    each_target = (..., *(np.newaxis,) * (targets.ndim - 1))  # as scikit-learn: (m, targets)
+    variance = np.broadcast_to(covariance.diagonal()[each_target], mean.shape)
+    np.testing.assert_allclose(deviation**2, variance, rtol=1e-9)
+    covariances = found.predict(X_NEW, return_cov=True)[1]
+    assert covariances.shape == (*covariance.shape, *targets.shape[1:])
+    np.testing.assert_allclose(covariances - covariance[each_target], 0, atol=1e-12)
     each = targets.reshape(len(X), -1).T
     likelihood = sum(multivariate_normal(np.zeros(len(X)), noisy).logpdf(y) for y in each)
     assert found.log_marginal_likelihood_ == pytest.approx(likelihood)
+
+
+def test_gaussian_process_normalises_targets_and_draws_functions() -> None:
+    scaled = (Y - Y.mean()) / Y.std()
+    plain = rd.RNTKGaussianProcess(KERNEL, alpha=0.3).fit(X, scaled)
+    found = rd.RNTKGaussianProcess(KERNEL, alpha=0.3, normalize_y=True).fit(X, Y)
+    mean, covariance = found.predict(X_NEW, return_cov=True)
+    np.testing.assert_allclose(mean, plain.predict(X_NEW) * Y.std() + Y.mean(), rtol=1e-9)
+    drawn = found.sample_y(X_NEW, n_samples=20_000, random_state=1)
+    assert drawn.shape == (len(X_NEW), 20_000)
+    np.testing.assert_allclose(np.cov(drawn), covariance, atol=0.05 * covariance.max())
+    error = np.sqrt(covariance.diagonal() / 20_000)
+    assert (np.abs(drawn.mean(axis=1) - mean) < 4 * error).all()
 
 
 def test_transformer_gives_kernel_values_or_nystroems_features() -> None:

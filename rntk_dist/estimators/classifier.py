@@ -9,12 +9,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.svm import SVC
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from rntk_dist.estimators.inputs import sequences_of
 from rntk_dist.estimators.kernel_estimator import KernelEstimator
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
+from rntk_dist.operators import Dense
+from rntk_dist.solve.svm import SVC
 
 
 class RNTKClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
@@ -45,7 +46,7 @@ class RNTKClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
     classes_ : (k,) array
     X_fit_ : Sequences
         The n training samples.
-    machine_ : sklearn.svm.SVC
+    machine_ : rntk_dist.solve.svm.SVC
         Fitted to their kernel matrix.
     kernel_ : RNTK
     n_features_in_ : int
@@ -88,27 +89,23 @@ class RNTKClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
         labels = validate_data(self, y=y)
         self.X_fit_ = self._begin(X)
         check_consistent_length(self.X_fit_, labels)
-        machine = SVC(C=self.C, kernel="precomputed", class_weight=self.class_weight)
-        self.machine_ = machine.fit(self.values_.square(self.X_fit_), labels)
+        square = Dense(self.values_.square(self.X_fit_), symmetric=True)
+        self.machine_ = SVC(self.C, class_weight=self.class_weight).fit(square, labels)
         self.classes_ = self.machine_.classes_
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The labels (m,) of m sequences."""
-        across = self._kernel(X)
-        found: NDArray[Any] = self.machine_.predict(across)
-        return found
+        across = self._across_support(X)
+        return self.machine_.predict(across, columns="support")
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """How far inside: (m,) for two classes, positive for the second; else (m, classes)."""
-        across = self._kernel(X)
-        found: NDArray[np.float64] = self.machine_.decision_function(across)
-        return found
+        across = self._across_support(X)
+        return self.machine_.decision_function(across, columns="support")
 
-    def _kernel(self, X: Any) -> NDArray[np.float64]:
-        """(m, n); computed only where LIBSVM looks, with the support vectors."""
+    def _across_support(self, X: Any) -> NDArray[np.float64]:
+        """(m, support vectors)."""
         check_is_fitted(self)
-        sequences, support = sequences_of(self, X, reset=False), self.machine_.support_
-        out = np.zeros((len(sequences), len(self.X_fit_)))
-        out[:, support] = self.values_.across(sequences, self.X_fit_[support])
-        return out
+        sequences = sequences_of(self, X, reset=False)
+        return self.values_.across(sequences, self.X_fit_[self.machine_.support_])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_solve, lapack, solve_triangular
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
@@ -17,9 +14,9 @@ from rntk_dist.estimators.inputs import sequences_of
 from rntk_dist.estimators.kernel_estimator import KernelEstimator
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
 from rntk_dist.operators import Dense
-from rntk_dist.solve.systems import not_positive, rounding
-
-type Float64 = NDArray[np.float64]
+from rntk_dist.sequences import Sequences
+from rntk_dist.solve.gaussian_process import GaussianProcessRegressor
+from rntk_dist.solve.posterior import Seed
 
 
 class RNTKGaussianProcess(RegressorMixin, KernelEstimator):  # type: ignore[misc]
@@ -33,8 +30,11 @@ class RNTKGaussianProcess(RegressorMixin, KernelEstimator):  # type: ignore[misc
     kernel : RNTK, optional
         By default that of the store, without one ``RNTK()``. Its options are parameters, too:
         ``kernel__sigma_w``.
-    alpha : float
-        Variance of the noise, >= 0.
+    alpha : float or (n,) array
+        Variance of the noise, >= 0, of all targets or of each training sample's.
+    normalize_y : bool
+        Whether the process is of (y - mean) / standard deviation of each target; predictions are
+        of y all the same.
     kind, dtype, backend, store, memory
         As for `RNTKClassifier`.
 
@@ -42,8 +42,11 @@ class RNTKGaussianProcess(RegressorMixin, KernelEstimator):  # type: ignore[misc
     ----------
     X_fit_ : Sequences
         The n training samples.
+    machine_ : rntk_dist.solve.gaussian_process.GaussianProcessRegressor
+        Fitted to their kernel matrix.
     log_marginal_likelihood_ : float
-        Of the training targets, all of them together; the larger, the better the kernel fits.
+        Of the training targets, all of them together, as they are normalised; the larger, the
+        better the kernel fits.
     kernel_ : RNTK
     n_features_in_ : int
         Steps T, if the training samples were an array.
@@ -61,8 +64,9 @@ class RNTKGaussianProcess(RegressorMixin, KernelEstimator):  # type: ignore[misc
     def __init__(
         self,
         kernel: RNTK | None = None,
-        alpha: float = 0.01,
+        alpha: ArrayLike = 0.01,
         *,
+        normalize_y: bool = False,
         kind: Kind = "ntk",
         dtype: DType = "float64",
         backend: Backend = "auto",
@@ -71,6 +75,7 @@ class RNTKGaussianProcess(RegressorMixin, KernelEstimator):  # type: ignore[misc
     ) -> None:
         self.kernel = kernel
         self.alpha = alpha
+        self.normalize_y = normalize_y
         self.kind = kind
         self.dtype = dtype
         self.backend = backend
@@ -91,73 +96,36 @@ class RNTKGaussianProcess(RegressorMixin, KernelEstimator):  # type: ignore[misc
         targets = validate_data(self, y=y, multi_output=True, y_numeric=True)
         self.X_fit_ = self._begin(X)
         check_consistent_length(self.X_fit_, targets)
-        self.posterior_ = conditioned(self.values_.square(self.X_fit_), targets, self.alpha)
-        self.log_marginal_likelihood_ = self.posterior_.log_marginal_likelihood
+        square = Dense(self.values_.square(self.X_fit_), symmetric=True)
+        machine = GaussianProcessRegressor(self.alpha, normalize_y=self.normalize_y)
+        self.machine_ = machine.fit(square, targets)
+        self.log_marginal_likelihood_ = machine.log_marginal_likelihood()
         return self
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
         """The posterior mean (m,) or (m, targets) for m sequences.
 
-        With ``return_std`` also its standard deviation (m,), with ``return_cov`` its covariance
-        (m, m), without the noise, and the same for all targets.
+        With ``return_std`` also its standard deviation (m[, targets]), with ``return_cov`` its
+        covariance (m, m[, targets]), without the noise.
 
         Raises ValueError where both are asked for.
         """
-        check_is_fitted(self)
-        if return_std and return_cov:
-            raise ValueError(
-                "found return_std and return_cov: ask for one, the diagonal of the covariance is "
-                "the squared deviation"
-            )
-        sequences = sequences_of(self, X, reset=False)
-        across = self.values_.across(sequences, self.X_fit_)
-        mean = across @ self.posterior_.weights
-        if return_std:
-            return mean, self.posterior_.deviation(self.values_.diagonal(sequences), across)
+        sequences, across = self._across(X)
         if return_cov:
-            return mean, self.posterior_.covariance(self.values_.square(sequences), across)
-        return mean
+            square = self.values_.square(sequences)
+            return self.machine_.predict(across, return_std, return_cov, square=square)
+        diagonal = self.values_.diagonal(sequences) if return_std else None
+        return self.machine_.predict(across, return_std, diagonal=diagonal)
 
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Seed = 0) -> NDArray[np.float64]:
+        """Draws from the posterior at m sequences: (m, n_samples) or (m, targets, n_samples)."""
+        sequences, across = self._across(X)
+        square = self.values_.square(sequences)
+        return self.machine_.sample_y(across, square, n_samples, random_state)
 
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """A process given its targets: `factor` (n, n), lower, of K + alpha I; `weights` like y."""
-
-    factor: Float64
-    weights: Float64
-    log_marginal_likelihood: float
-
-    def deviation(self, diagonal: Float64, across: Float64) -> Float64:
-        """Standard deviations (m,), from the prior variances (m,) and the kernel (m, n)."""
-        left = diagonal - (self._explained(across) ** 2).sum(axis=0)
-        return np.sqrt(np.maximum(left, 0.0))
-
-    def covariance(self, square: Float64, across: Float64) -> Float64:
-        """The covariance (m, m), from the prior one and the kernel (m, n)."""
-        explained = self._explained(across)
-        return square - explained.T @ explained
-
-    def _explained(self, across: Float64) -> Float64:
-        """(n, m): its columns' products are what the targets take from the covariance."""
-        found: Float64 = solve_triangular(self.factor, across.T, lower=True)
-        return found
-
-
-def conditioned(square: Float64, targets: NDArray[Any], alpha: float) -> Posterior:
-    """The posterior of a process with covariance `square` (n, n) and noise of variance `alpha`.
-
-    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1. Raises
-    ValueError for an alpha below 0 or not finite, NotPositiveDefiniteError where it is too small.
-    """
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"alpha is {alpha}: give a finite variance of at least 0")
-    n, y = len(square), np.asarray(targets, np.float64)
-    factor, order = lapack.dpotrf(square + alpha * np.eye(n), lower=1)
-    if order:
-        matrix, where = Dense(square, symmetric=True), f"in its leading {order} samples"
-        lift = rounding(matrix, float(square.diagonal().max()))
-        raise not_positive(matrix, alpha, f"which shows {where}", lift)
-    weights: Float64 = cho_solve((factor, True), y)
-    log_root = float(np.log(factor.diagonal()).sum()) + n / 2 * math.log(2 * math.pi)
-    likelihood = -0.5 * float((y * weights).sum()) - (y.size // n) * log_root
-    return Posterior(factor, weights, likelihood)
+    def _across(self, X: Any) -> tuple[Sequences, Dense]:
+        """New samples, and their kernel (m, n) with the training samples."""
+        check_is_fitted(self)
+        sequences = sequences_of(self, X, reset=False)
+        values = self.values_.across(sequences, self.X_fit_)
+        return sequences, Dense(values, symmetric=False)

@@ -198,11 +198,14 @@ class GaussianProcessRegressor:
 
 def _noise(alpha: ArrayLike, n: int) -> Float64:
     given = np.asarray(alpha, np.float64)
-    if given.shape not in ((), (n,)) or not (np.isfinite(given) & (given >= 0)).all():
+    if given.shape not in ((), (n,)):
         raise ValueError(
-            f"found an alpha of shape {given.shape}, least {given.min()}: give a finite number of "
-            f"at least 0, or one for each of the {n} samples"
+            f"found an alpha of shape {given.shape}: give a number, or one for each of the {n} "
+            "samples"
         )
+    wrong = given[~(np.isfinite(given) & (given >= 0))]
+    if wrong.size:
+        raise ValueError(f"alpha is {wrong.flat[0]}: give a finite variance of at least 0")
     return np.broadcast_to(given, (n,))
 
 
