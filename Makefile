@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev ## the tests and doctests, but the slow ones
 
 # pytest ends with 5 where no test is marked slow: nothing to run is no failure.
 test-slow: $(VENV)/.installed-dev ## the slow tests
-	$(PYTEST) -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) $(PARALLEL) -m slow $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 lint: $(VENV)/.installed-dev ## style, format, types and import contracts
 	$(VENV)/bin/ruff check

@@ -233,11 +233,11 @@ def test_a_variance_far_below_zero_is_refused(
         (lambda p, g, a, y: p.fit(g, y + np.inf), "NaN or infinity among the targets"),
         (
             lambda p, g, a, y: GaussianProcessRegressor(-1.0).fit(g, y),
-            r"an alpha of shape \(\), least -1.0",
+            r"alpha is -1.0: give a finite variance",
         ),
         (
             lambda p, g, a, y: GaussianProcessRegressor(np.ones(3)).fit(g, y),
-            r"alpha of shape \(3,\), least 1.0",
+            r"alpha of shape \(3,\): give a number",
         ),
         (lambda p, g, a, y: p.predict(np.ones((2, 3))), "2 x 3 where 90 samples were trained on"),
         (lambda p, g, a, y: p.predict(a, True, True), "return_std and return_cov: ask for one"),
