@@ -24,7 +24,7 @@ from distributed import Client, Worker, WorkerPlugin, get_worker
 from distributed.system import MEMORY_LIMIT
 from numpy.typing import NDArray
 
-from rntk_dist.operators import Block, Float64, Indices, Operator
+from rntk_dist.operators import Block, Float64, Indices, Operator, View
 from rntk_dist.plan import Plan, Tile
 from rntk_dist.store import GramStore
 from rntk_dist.tile_product import multiply
@@ -40,7 +40,7 @@ class NoWorkerError(RuntimeError):
     """A cluster that is to multiply has no worker."""
 
 
-class OnCluster(Operator):
+class OnCluster(View):
     """A stored matrix whose products a cluster computes; blocks and diagonal are read here.
 
     A context manager: on leaving, the workers drop the tiles that they keep.
@@ -53,7 +53,8 @@ class OnCluster(Operator):
 
         Raises NoWorkerError if the client's cluster has no worker.
         """
-        self.inner, self.client, self.plan = inner, client, store.plan
+        super().__init__(inner)
+        self.client, self.plan = client, store.plan
         self._name = f"rntk_dist-tiles-{uuid.uuid4().hex}"
         self._shares = _shares(_threads(client), self.plan)
         client.register_plugin(TileKeeper(store.opener(), room), name=self._name)
@@ -62,23 +63,8 @@ class OnCluster(Operator):
 
     @property
     @override
-    def shape(self) -> tuple[int, int]:
-        return self.inner.shape
-
-    @property
-    @override
     def dtype(self) -> np.dtype[np.floating[Any]]:
         return self.inner.dtype
-
-    @property
-    @override
-    def symmetric(self) -> bool:
-        return self.inner.symmetric
-
-    @property
-    @override
-    def edge(self) -> int:
-        return self.inner.edge
 
     @property
     @override

@@ -252,17 +252,11 @@ class Dense(Operator):
         return lazy
 
 
-class Rescaled(Operator):
-    """left[i] * k[i, j] * right[j], of another operator and vectors (n,) and (m,)."""
+class View(Operator):
+    """Another operator of the same samples, `inner`, seen differently; in float64."""
 
-    def __init__(self, inner: Operator, left: Float64, right: Float64) -> None:
-        if (len(left), len(right)) != inner.shape:
-            raise ValueError(
-                f"found {len(left)} and {len(right)} factors for a matrix of shape {inner.shape}: "
-                "give one for each row and each column"
-            )
-        self.inner, self.left, self.right = inner, left, right
-        self._symmetric = inner.symmetric and (left is right or np.array_equal(left, right))
+    def __init__(self, inner: Operator) -> None:
+        self.inner = inner
 
     @property
     @override
@@ -277,12 +271,31 @@ class Rescaled(Operator):
     @property
     @override
     def symmetric(self) -> bool:
-        return self._symmetric
+        return self.inner.symmetric
 
     @property
     @override
     def edge(self) -> int:
         return self.inner.edge
+
+
+class Rescaled(View):
+    """left[i] * k[i, j] * right[j], of another operator and vectors (n,) and (m,)."""
+
+    def __init__(self, inner: Operator, left: Float64, right: Float64) -> None:
+        if (len(left), len(right)) != inner.shape:
+            raise ValueError(
+                f"found {len(left)} and {len(right)} factors for a matrix of shape {inner.shape}: "
+                "give one for each row and each column"
+            )
+        super().__init__(inner)
+        self.left, self.right = left, right
+        self._symmetric = inner.symmetric and (left is right or np.array_equal(left, right))
+
+    @property
+    @override
+    def symmetric(self) -> bool:
+        return self._symmetric
 
     @property
     @override
@@ -314,7 +327,7 @@ class Rescaled(Operator):
         return lazy
 
 
-class Centered(Operator):
+class Centered(View):
     """k[i, j] - mean_j' k[i, j'] - mean_i' K[i', j] + mean K, with K of the training samples.
 
     The means are taken when they are first needed, by one product with each matrix.
@@ -331,7 +344,8 @@ class Centered(Operator):
                 f"found training samples of shape {training.shape} for a matrix of shape "
                 f"{inner.shape}: give the square matrix of the samples of its columns"
             )
-        self.inner, self.training = inner, training
+        super().__init__(inner)
+        self.training = training
 
     @cached_property
     def row_means(self) -> Float64:
@@ -348,23 +362,8 @@ class Centered(Operator):
 
     @property
     @override
-    def shape(self) -> tuple[int, int]:
-        return self.inner.shape
-
-    @property
-    @override
-    def dtype(self) -> np.dtype[np.floating[Any]]:
-        return np.dtype(np.float64)
-
-    @property
-    @override
     def symmetric(self) -> bool:
         return self.training is None
-
-    @property
-    @override
-    def edge(self) -> int:
-        return self.inner.edge
 
     @property
     @override

@@ -134,9 +134,7 @@ class Ridge:
     alpha: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
     def __post_init__(self) -> None:
-        require_increasing("-alpha", tuple(-alpha for alpha in self.alpha), -math.inf)
-        if self.alpha[-1] <= 0:
-            raise ValueError(f"alpha holds {self.alpha[-1]}: give positive numbers")
+        require_alphas(self.alpha)
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -169,3 +167,10 @@ def require_increasing(name: str, values: tuple[float, ...], above: float = 0.0)
         raise ValueError(
             f"{name} is {values}: give finite numbers above {above:g}, each larger than the last"
         )
+
+
+def require_alphas(alpha: tuple[float, ...]) -> None:
+    """Raise ValueError unless there are values, finite, positive and in decreasing order."""
+    require_increasing("-alpha", tuple(-each for each in alpha), -math.inf)
+    if alpha[-1] <= 0:
+        raise ValueError(f"alpha holds {alpha[-1]}: give positive numbers")

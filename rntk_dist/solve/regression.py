@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from rntk_dist.solve.machines import require_increasing
+from rntk_dist.solve.machines import require_alphas
 
 type Float64 = NDArray[np.float64]
 
@@ -26,9 +25,7 @@ class RidgeRegression:
     alpha: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 
     def __post_init__(self) -> None:
-        require_increasing("-alpha", tuple(-alpha for alpha in self.alpha), -math.inf)
-        if self.alpha[-1] <= 0:
-            raise ValueError(f"alpha holds {self.alpha[-1]}: give positive numbers")
+        require_alphas(self.alpha)
 
     def only(self, alpha: float) -> RidgeRegression:
         """The same regression with one alpha."""
