@@ -28,6 +28,9 @@ def _group() -> None:
     """Run one of the paper's experiments; each goes on where it was when it is run again."""
 
 
+Folder = Annotated[Path, typer.Option(help="Where results go, and what is done is kept.")]
+
+
 @contextmanager
 def _going_on(folder: Path) -> Iterator[None]:
     """Have an interruption say what becomes of what is done."""
@@ -44,9 +47,7 @@ def ucr(
     data: Annotated[
         Path, typer.Option(help="The archive: a folder of NAME/NAME_TRAIN.tsv and _TEST.tsv.")
     ],
-    folder: Annotated[
-        Path, typer.Option(help="Where results go, and what is done is kept.")
-    ] = Path("rntk-ucr"),
+    folder: Folder = Path("rntk-ucr"),
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="A data set; may be given again. [all]")
     ] = None,
@@ -120,9 +121,7 @@ def _show(name: str, table: AccuracyTable) -> None:
 
 @app.command()
 def convergence(
-    folder: Annotated[
-        Path, typer.Option(help="Where results go, and what is done is kept.")
-    ] = Path("rntk-convergence"),
+    folder: Folder = Path("rntk-convergence"),
     quick: Annotated[
         bool, typer.Option("--quick", help="Narrow networks, and few: seconds.")
     ] = False,
@@ -164,9 +163,7 @@ def _training_table(rows: list[tuple[str, str, int, float, float]]) -> Table:
 
 @app.command()
 def sensitivity(
-    folder: Annotated[
-        Path, typer.Option(help="Where results go, and what is done is kept.")
-    ] = Path("rntk-sensitivity"),
+    folder: Folder = Path("rntk-sensitivity"),
     quick: Annotated[
         bool, typer.Option("--quick", help="Few sequences and windows: half a minute.")
     ] = False,
@@ -211,9 +208,7 @@ def _profiles_table(profiles: list[Profile]) -> Table:
 
 @app.command()
 def synthetic(
-    folder: Annotated[
-        Path, typer.Option(help="Where results go, and what is done is kept.")
-    ] = Path("rntk-synthetic"),
+    folder: Folder = Path("rntk-synthetic"),
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Draws of each problem. [200, or 5 if quick]")
     ] = None,

@@ -72,14 +72,11 @@ class RNTKClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
         store: str | Path | None = None,
         memory: str | Path | None = None,
     ) -> None:
-        self.kernel = kernel
+        super().__init__(
+            kernel, kind=kind, dtype=dtype, backend=backend, store=store, memory=memory
+        )
         self.C = C
         self.class_weight = class_weight
-        self.kind = kind
-        self.dtype = dtype
-        self.backend = backend
-        self.store = store
-        self.memory = memory
 
     def fit(self, X: Any, y: ArrayLike) -> Self:
         """Fit to n sequences and their labels (n,): numbers or strings, of two or more classes.

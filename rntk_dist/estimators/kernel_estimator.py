@@ -24,12 +24,22 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]
     option changed. So a grid may name ``kernel__`` and any option of `RNTK`.
     """
 
-    kernel: RNTK | None
-    kind: Kind
-    dtype: DType
-    backend: Backend
-    store: str | Path | None
-    memory: str | Path | None
+    def __init__(
+        self,
+        kernel: RNTK | None,
+        *,
+        kind: Kind,
+        dtype: DType,
+        backend: Backend,
+        store: str | Path | None,
+        memory: str | Path | None,
+    ) -> None:
+        self.kernel = kernel
+        self.kind = kind
+        self.dtype = dtype
+        self.backend = backend
+        self.store = store
+        self.memory = memory
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters by name; deep: with the kernel's options as ``kernel__<option>``."""

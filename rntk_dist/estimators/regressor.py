@@ -59,13 +59,10 @@ class RNTKRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         store: str | Path | None = None,
         memory: str | Path | None = None,
     ) -> None:
-        self.kernel = kernel
+        super().__init__(
+            kernel, kind=kind, dtype=dtype, backend=backend, store=store, memory=memory
+        )
         self.alpha = alpha
-        self.kind = kind
-        self.dtype = dtype
-        self.backend = backend
-        self.store = store
-        self.memory = memory
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

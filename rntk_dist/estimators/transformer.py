@@ -74,14 +74,11 @@ class RNTKTransformer(
         store: str | Path | None = None,
         memory: str | Path | None = None,
     ) -> None:
-        self.kernel = kernel
+        super().__init__(
+            kernel, kind=kind, dtype=dtype, backend=backend, store=store, memory=memory
+        )
         self.n_components = n_components
         self.random_state = random_state
-        self.kind = kind
-        self.dtype = dtype
-        self.backend = backend
-        self.store = store
-        self.memory = memory
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Take n sequences as training samples; raises ValueError for more landmarks than those."""
