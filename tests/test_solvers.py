@@ -29,7 +29,7 @@ from rntk_dist.solve.factor import (
     memory_needed,
     solve_on_disk,
 )
-from rntk_dist.solve.kernel_ridge import KernelRidge, Way, ridge_path
+from rntk_dist.solve.kernel_ridge import KernelRidge, Solver, Way, ridge_path
 from rntk_dist.solve.preconditioner import Preconditioner, pivoted_cholesky
 from rntk_dist.solve.systems import (
     NotConvergedError,
@@ -164,13 +164,26 @@ def left_out(K: np.ndarray, y: np.ndarray, alpha: float, i: int) -> np.ndarray:
     return y[i] - K[i, others] @ dual
 
 
-def test_leave_one_out_is_leaving_one_out(gram: rd.Gram, K: np.ndarray, y: np.ndarray) -> None:
-    alphas = [0.5, 0.03]
-    found = ridge_path(gram, y, alphas, leave_one_out=True).leave_one_out
+@pytest.mark.parametrize("solver", ["cholesky", "disk"])
+def test_leave_one_out_is_leaving_one_out(
+    gram: rd.Gram, K: np.ndarray, y: np.ndarray, solver: Solver, tmp_path: Path
+) -> None:
+    alphas, way = [0.5, 0.03], Way(solver, memory=2**32, folder=tmp_path)
+    found = ridge_path(gram, y, alphas, leave_one_out=True, way=way).leave_one_out
     assert found is not None
     for alpha, errors in zip(alphas, found, strict=True):
         for i in (0, 77, N - 1):
             np.testing.assert_allclose(errors[i], left_out(K, y, alpha, i), rtol=1e-8, atol=1e-10)
+
+
+def test_the_diagonal_of_the_inverse_is_found_panel_by_panel(
+    gram: rd.Gram, K: np.ndarray, tmp_path: Path
+) -> None:
+    factor = Factor.at(tmp_path, gram, 0.1, 2**32, edge=24)
+    assert factor.panels == 5
+    factor.factorise(gram)
+    expected = np.linalg.inv(K + 0.1 * np.eye(N)).diagonal()
+    np.testing.assert_allclose(factor.inverse_diagonal(), expected, rtol=1e-10)
 
 
 def test_leave_one_out_with_weights(gram: rd.Gram, K: np.ndarray, y: np.ndarray) -> None:
@@ -199,7 +212,7 @@ def test_the_first_way_that_fits_is_taken(gram: rd.Gram, y: np.ndarray, tmp_path
 def test_memory_that_does_not_suffice_is_refused(gram: rd.Gram, y: np.ndarray) -> None:
     with pytest.raises(SolverMemoryError, match=r'solver cholesky needs .* use "disk" or "cg"'):
         KernelRidge(way=Way("cholesky", memory=0)).fit(gram, y)
-    with pytest.raises(ValueError, match='errors are of solver "cholesky", which needs'):
+    with pytest.raises(ValueError, match='errors are of the solvers "cholesky", which needs'):
         KernelRidge(leave_one_out=True, way=Way("cg")).fit(gram, y)
 
 

@@ -81,18 +81,23 @@ class Way:
     def solve(self, systems: Systems, leave_one_out: bool) -> tuple[Solution, str]:
         """The solution, and the solver that found it."""
         chosen = self._chosen(systems)
-        if leave_one_out and chosen != "cholesky":
+        if leave_one_out and chosen == "cg":
             raise ValueError(
-                f'leave-one-out errors are of solver "cholesky", which needs '
-                f"{_in_memory(systems) / GIB:.1f} GiB, and {chosen!r} is taken: give more memory, "
-                "or leave them out"
+                'leave-one-out errors are of the solvers "cholesky", which needs '
+                f'{_in_memory(systems) / GIB:.1f} GiB, and "disk", which needs a folder, and '
+                f"{chosen!r} is taken: choose one of those, or leave the errors out"
             )
         if chosen == "cholesky":
             return cholesky.solve_in_memory(systems, leave_one_out=leave_one_out), chosen
         if chosen == "disk":
-            return factor.solve_on_disk(systems, self._place(), memory=self.bytes), chosen
-        folder = None if self.folder is None else Path(self.folder)
-        options = self.iteration if folder is None else replace(self.iteration, folder=folder)
+            folder = self._place()
+            found = factor.solve_on_disk(
+                systems, folder, memory=self.bytes, leave_one_out=leave_one_out
+            )
+            return found, chosen
+        options = self.iteration
+        if self.folder is not None:
+            options = replace(options, folder=Path(self.folder))
         return conjugate_gradients.solve_by_iteration(systems, options), chosen
 
     def _chosen(self, systems: Systems) -> str:
@@ -140,7 +145,7 @@ def ridge_path(
     alphas : sequence of float
         At least 0.
     leave_one_out : bool
-        Whether to tell the leave-one-out errors, in closed form; solver "cholesky" alone does.
+        Whether to tell the leave-one-out errors, in closed form; solver "cg" does not.
     way : Way, optional
         The solver, its memory and its options.
 
