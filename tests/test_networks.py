@@ -260,8 +260,9 @@ def test_an_interrupted_run_goes_on_with_the_networks_it_lacks(
 def test_networks_stand_beside_the_kernels_of_both_procedures(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def few(train: rd.Sequences, mean_work: float) -> tuple[Method, ...]:
-        named = [m for m in methods(train, mean_work) if m.name in ("RNTK last", "NTK", "RBF")]
+    def few(train: rd.Sequences, mean_work: float, n_test: int) -> tuple[Method, ...]:
+        every = methods(train, mean_work, n_test)
+        named = [m for m in every if m.name in ("RNTK last", "NTK", "RBF")]
         return tuple(Method(m.name, m.variants[:1]) for m in named)
 
     monkeypatch.setattr(ucr, "methods", few)

@@ -154,8 +154,8 @@ def test_every_method_depends_on_lengths_of_the_training_part_alone() -> None:
 
 def test_long_sequences_are_averaged_where_every_pair_of_steps_counts() -> None:
     long = rd.Sequences.from_arrays(np.random.default_rng(0).normal(size=(300, 400)))
-    for work, steps in ((4e8, 50), (1e8, 25)):
-        for method in methods(long, work):
+    for work, n_test, steps in ((4e8, 0, 50), (1e8, 0, 25), (4e8, 3000, 50), (4e8, 12000, 25)):
+        for method in methods(long, work, n_test):
             if method.name.startswith("RNTK mean"):
                 assert {variant.inputs for variant in method.variants} == {Averaged(steps)}
 
@@ -182,11 +182,10 @@ def test_a_small_budget_keeps_the_default_and_the_same_kernels_for_all() -> None
 def few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     """One variant of each third method: the experiment's course without its work."""
 
-    def some(train: rd.Sequences, mean_work: float) -> tuple[Method, ...]:
+    def some(train: rd.Sequences, mean_work: float, n_test: int) -> tuple[Method, ...]:
         named = {"RNTK last", "RNTK per_step", "NTK", "RBF", "RBF, padded"}
-        return tuple(
-            Method(m.name, m.variants[:3]) for m in methods(train, mean_work) if m.name in named
-        )
+        every = methods(train, mean_work, n_test)
+        return tuple(Method(m.name, m.variants[:3]) for m in every if m.name in named)
 
     monkeypatch.setattr(ucr, "methods", some)
 

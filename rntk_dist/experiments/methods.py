@@ -47,6 +47,10 @@ MEAN_WORK = 1e8
 """The readout "mean" compares every step with every other one. Where n² T² of the training part
 exceeds this, half a second of one core, it sees sequences averaged over parts of their time."""
 
+JUDGED = 10
+"""The matrix of the test part may take so many times that work: it is computed for what is chosen,
+and not for a whole grid."""
+
 
 class Kernel(Protocol):
     """What a variant needs of a kernel; RNTK is one."""
@@ -182,10 +186,11 @@ class Method:
     variants: tuple[Variant, ...]
 
 
-def methods(train: Sequences, mean_work: float = MEAN_WORK) -> tuple[Method, ...]:
+def methods(train: Sequences, mean_work: float = MEAN_WORK, n_test: int = 0) -> tuple[Method, ...]:
     """All methods for one data set; of its training part the lengths alone are used.
 
-    Where n² T² exceeds `mean_work`, readout "mean" sees sequences averaged: see `MEAN_WORK`.
+    Readout "mean" sees sequences averaged where n² T² exceeds `mean_work`, or where n `n_test` T²,
+    with the number of test samples, exceeds `JUDGED` times that.
     """
     paper = _grid(
         RNTK(sigma_w=w, sigma_b=b, sigma_h=h, initial_state="independent")
@@ -193,7 +198,7 @@ def methods(train: Sequences, mean_work: float = MEAN_WORK) -> tuple[Method, ...
     )
     return (
         Method("RNTK last", paper),
-        *_further_rntk(train, mean_work),
+        *_further_rntk(_mean_inputs(train, mean_work, n_test)),
         *_beyond(train),
         *_vector_methods(train),
     )
@@ -203,7 +208,7 @@ def _grid(kernels: Any, inputs: Inputs | None = None) -> tuple[Variant, ...]:
     return tuple(Variant(inputs or AsTheyAre(), kernel) for kernel in kernels)
 
 
-def _further_rntk(train: Sequences, mean_work: float) -> list[Method]:
+def _further_rntk(mean_inputs: Inputs) -> list[Method]:
     """The three readouts, bidirectional and of two layers; 'last' as it is has the paper's grid."""
     kinds: dict[str, dict[str, Any]] = {
         "": {},
@@ -217,15 +222,16 @@ def _further_rntk(train: Sequences, mean_work: float) -> list[Method]:
         usual = {"readout": readout, **options}
         sigmas = product(SIGMA_W, SIGMA_B)
         kernels = [RNTK.from_dict(usual | {"sigma_w": w, "sigma_b": b}) for w, b in sigmas]
-        inputs = _mean_inputs(train, mean_work) if readout == "mean" else AsTheyAre()
+        inputs = mean_inputs if readout == "mean" else AsTheyAre()
         found.append(Method(f"RNTK {readout}{suffix}", _grid(kernels, inputs)))
     return found
 
 
-def _mean_inputs(train: Sequences, work: float) -> Inputs:
+def _mean_inputs(train: Sequences, work: float, n_test: int) -> Inputs:
     """As they are where that is affordable, else averaged to half, a quarter ... of the steps."""
     longest = steps = int(train.lengths.max())
-    while steps > 8 and (len(train) * steps) ** 2 > work:
+    pairs = len(train) * max(len(train), n_test / JUDGED)
+    while steps > 8 and pairs * steps**2 > work:
         steps //= 2
     return AsTheyAre() if steps == longest else Averaged(steps)
 

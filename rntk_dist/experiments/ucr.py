@@ -205,7 +205,8 @@ class SetRun:
         """Of every method but networks, and procedure; those that are kept are read."""
         choices: dict[str, Variant] = {}
         recurrent: list[Result] = []
-        for method in methods(self.data.train, self.budget.mean_work):
+        n_test = len(self.data.test)
+        for method in methods(self.data.train, self.budget.mean_work, n_test):
             seconds = self.budget.paper if method.name == THE_PAPERS else self.budget.other
             thinned = affordable(method, self.data.train, PROCEDURES, seconds)
             found = self._kept_or(
