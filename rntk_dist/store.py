@@ -150,10 +150,7 @@ class GramStore:
         data: Any = group.attrs.asdict().get(_NAMESPACE)
         manifest = cls._read_manifest(show(where), data)
         growing = read_manifest(show(where), data["growing"]) if "growing" in data else None
-        # A gap must be an error, not a block of NaN; Zarr does not store such run-time settings.
-        config: Any = {"write_empty_chunks": True, "read_missing_chunks": False}
-        array = zarr.open_array(group.store, path="gram", mode=mode, config=config)
-        return cls(where, manifest, group, array, growing)
+        return cls(where, manifest, group, _open_array(group, where, mode), growing)
 
     @staticmethod
     def _read_manifest(where: str, data: Any) -> Manifest:
@@ -660,6 +657,17 @@ def _new_array(group: zarr.Group, manifest: Manifest) -> None:
         serializer=BytesCodec(endian="little"),
         compressors=(Crc32cCodec(),),
     )
+
+
+def _open_array(group: zarr.Group, where: str | Store, mode: Any) -> zarr.Array[Any]:
+    # A gap must be an error, not a block of NaN; Zarr does not store such run-time settings.
+    config: Any = {"write_empty_chunks": True, "read_missing_chunks": False}
+    try:
+        return zarr.open_array(group.store, path="gram", mode=mode, config=config)
+    except FileNotFoundError as error:  # removed since the group was read, or by hand
+        raise FileNotFoundError(
+            f"there is no Gram store at {show(where)}: its array gram is missing"
+        ) from error
 
 
 def _open_group(where: str | Store, mode: Any) -> zarr.Group:

@@ -321,6 +321,14 @@ def test_nothing_there_is_found_as_nothing(tmp_path: Path) -> None:
         GramStore.open(tmp_path / "none")
 
 
+def test_a_store_without_its_array_is_none(store: GramStore) -> None:
+    """Removed by hand, or while it was being opened."""
+    assert isinstance(store.location, str)
+    (Path(store.location) / "gram/zarr.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no Gram store at .*: its array gram is"):
+        GramStore.open(store.location)
+
+
 def test_an_empty_directory_may_become_a_store(tmp_path: Path, X: Sequences) -> None:
     assert GramStore.find(tmp_path) is None
     GramStore.create(tmp_path, manifest(X), X)
