@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import alternatives, end_to_end, jax_scan, scheduler, solvers, sweep, tiles
+from benchmarks import alternatives, end_to_end, jax_scan, scale, scheduler, solvers, sweep, tiles
 from benchmarks.report import (
     Section,
     Target,
@@ -130,8 +130,24 @@ def _solvers(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("solvers-in-memory", title, solvers.held_table(found))
 
 
+def _scale(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = scale.measure_scale(*((scale.QUICK, 1.0) if quick else (scale.SIZES,)))
+    targets += scale.scale_targets(found)
+    title = f"Seconds of rd.gram, as `plan --samples` predicts them, T = {scale.STEPS}, float32"
+    yield Section("scale", title, scale.scale_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
-    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler, _sweep, _solvers),
+    None: (
+        _headline_and_jax,
+        _grid,
+        _alternatives,
+        _end_to_end,
+        _scheduler,
+        _sweep,
+        _solvers,
+        _scale,
+    ),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
     "alternatives": (_alternatives,),
@@ -139,6 +155,7 @@ PARTS: dict[str | None, tuple[Measure, ...]] = {
     "scheduler": (_scheduler,),
     "sweep": (_sweep,),
     "solvers": (_solvers,),
+    "scale": (_scale,),
 }
 
 

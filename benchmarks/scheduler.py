@@ -34,8 +34,8 @@ from rntk_dist.tile_task import TileRecord
 
 WORKERS = 2
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-BLOCKS = 200
-"""As many blocks of one sequence a side: 20 100 tiles."""
+BLOCKS = 447
+"""As many blocks of one sequence a side: 100 128 tiles."""
 
 _NO_PROFILE = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
 """Dask's sampling profiler keeps stacks by the hour, not by the tile, until it has enough."""

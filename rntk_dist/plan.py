@@ -416,9 +416,10 @@ def choose_tile(
 
     Raises TileMemoryError if not even the smallest tile fits.
     """
-    edge = _edge_by_time(
-        work, samples, workers, seconds_per_pair_step, task_seconds, tiles_per_worker
-    )
+    seconds = total_pair_steps(work, samples) * seconds_per_pair_step
+    n, m = len(samples.row_lengths), len(samples.columns)
+    pairs = n * (n + 1) // 2 if samples.col_lengths is None else n * m
+    edge = edge_by_time(pairs, seconds, workers.count, task_seconds, tiles_per_worker)
     if workers.memory:
         most = int(workers.memory * block_share) // (itemsize * workers.threads)
         edge = min(edge, isqrt(most) // TILE_STEP * TILE_STEP)
@@ -431,19 +432,18 @@ def choose_tile(
     return plan.tile
 
 
-def _edge_by_time(
-    work: Work,
-    samples: Samples,
-    workers: Workers,
-    seconds_per_pair_step: float,
-    task_seconds: tuple[float, float],
-    tiles_per_worker: int,
+def edge_by_time(
+    pairs: int,
+    seconds: float,
+    count: int,
+    task_seconds: tuple[float, float] = (0.5, 2.0),
+    tiles_per_worker: int = 8,
 ) -> int:
-    """The multiple of 64 at which a task takes as long as it should."""
-    seconds = total_pair_steps(work, samples) * seconds_per_pair_step
-    n, m = len(samples.row_lengths), len(samples.columns)
-    pairs = n * (n + 1) // 2 if samples.col_lengths is None else n * m
-    share = seconds / (tiles_per_worker * workers.count)
+    """The multiple of 64 at which tasks are as long as `choose_tile` says.
+
+    Of a matrix of so many pairs that take so many seconds of one of `count` worker threads.
+    """
+    share = seconds / (tiles_per_worker * count)
     task = min(max(share, task_seconds[0]), task_seconds[1])
     # Rounded down: enough tiles matter more than a long task.
     return max(1, isqrt(int(pairs * task / seconds)) // TILE_STEP) * TILE_STEP

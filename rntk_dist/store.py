@@ -206,6 +206,11 @@ class GramStore:
         for key in sorted(_created_parts(where), key=lambda key: key == "zarr.json"):
             sync(store.delete(key))
 
+    @staticmethod
+    def remove(location: Location) -> None:
+        """Remove all that lies there, whatever it is; for who made it for a while."""
+        sync(_zarr_store(locate(location), read_only=False).clear())
+
     def check_identity(self, manifest: Manifest) -> None:
         """Raise IdentityError unless the store holds the matrix that `manifest` describes."""
         lines = self.manifest.differences(manifest)

@@ -17,6 +17,7 @@ from rntk_dist.cli.options import (
     takes_job,
 )
 from rntk_dist.cli.output import Json, print_facts, shown_bytes, shown_seconds
+from rntk_dist.cli.routes import print_scales
 from rntk_dist.cli.sweeps import resume_sweep
 from rntk_dist.cli.workers import Workers, cluster_client, workers_client
 from rntk_dist.job_file import JobFile
@@ -29,16 +30,35 @@ if TYPE_CHECKING:
 
 @takes_cluster
 @takes_job
-def plan(*, job: JobFile, cluster: Cluster, workers: Workers = None, as_json: Json = False) -> None:
+def plan(
+    *,
+    job: JobFile,
+    cluster: Cluster,
+    workers: Workers = None,
+    samples: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="So many sequences like those in DATA, by each route; after runs of half a "
+            "minute. May be given again.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What a run would take, from a calibration of two seconds; computes and stores nothing.
 
-    Takes the same arguments as run. Where the store exists, it says what is left to do.
+    Takes the same arguments as run. Where the store exists, it says what is left to do. With
+    --samples it says how else N sequences could be dealt with, and what each way would cost.
     """
     from rntk_dist.creation import Wanted
     from rntk_dist.forecast import forecast
 
     where = locate(required_store(job))
     wanted = Wanted(where, job.kernel, *job.sequences(), job.kind, job.tile, job.dtype, job.backend)
+    if samples:
+        print_scales(wanted, samples, cluster, workers, as_json)
+        return
     with cluster_client(cluster, workers) as client:
         found = forecast(wanted, client, workers=workers)
     facts = {"store": job.store, "kind": job.kind, "dtype": job.dtype, **found.to_dict()}
