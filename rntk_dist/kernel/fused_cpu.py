@@ -548,7 +548,8 @@ def _values(
     shape = make_shape(recursion, direction)
     dtype = rows.output.dtype
     width = _width(columns, shape)
-    out = np.empty((len(rows.lengths), len(columns.lengths)), dtype)
+    # Zeros: below the diagonal of a symmetric tile nothing is written, and sums go over all of it.
+    out = np.zeros((len(rows.lengths), len(columns.lengths)), dtype)
 
     def block(start: int) -> None:
         stop = min(start + width, len(columns.lengths))
