@@ -8,7 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import alternatives, end_to_end, jax_scan, scheduler, solvers, sweep, tiles
+from benchmarks import (
+    alternatives,
+    end_to_end,
+    jax_scan,
+    neighbors,
+    scheduler,
+    solvers,
+    sweep,
+    tiles,
+)
 from benchmarks.report import (
     Section,
     Target,
@@ -130,8 +139,25 @@ def _solvers(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("solvers-in-memory", title, solvers.held_table(found))
 
 
+def _neighbors(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = neighbors.measure_neighbors(neighbors.QUICK if quick else neighbors.Sizes())
+    targets += neighbors.neighbors_targets(found)
+    sizes = found.sizes
+    title = f"Nearest neighbours, {sizes.queries} x {sizes.training} item sequences, float32"
+    yield Section("neighbors", title, neighbors.neighbors_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
-    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler, _sweep, _solvers),
+    None: (
+        _headline_and_jax,
+        _grid,
+        _alternatives,
+        _end_to_end,
+        _scheduler,
+        _sweep,
+        _solvers,
+        _neighbors,
+    ),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
     "alternatives": (_alternatives,),
@@ -139,6 +165,7 @@ PARTS: dict[str | None, tuple[Measure, ...]] = {
     "scheduler": (_scheduler,),
     "sweep": (_sweep,),
     "solvers": (_solvers,),
+    "neighbors": (_neighbors,),
 }
 
 
