@@ -45,6 +45,7 @@ class NeighborStore(GramStore):
     manifest: NeighborManifest
 
     filled_by: ClassVar[str] = "rd.neighbors"
+    another: ClassVar[str] = "other nearest neighbours"
 
     @property
     def plan(self) -> NeighborPlan:

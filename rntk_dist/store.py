@@ -113,6 +113,9 @@ class GramStore:
     filled_by: ClassVar[str] = "rd.gram"
     """The function that computes what is missing."""
 
+    another: ClassVar[str] = "another Gram matrix"
+    """What a store holds that is not the one that is asked for."""
+
     @property
     def plan(self) -> Plan:
         """How the matrix is cut."""
@@ -219,7 +222,7 @@ class GramStore:
                     f"{show(self.location)} is being extended to this matrix, and that was "
                     "interrupted: open_gram(store).append() finishes it"
                 )
-            head = f"{show(self.location)} holds another Gram matrix: choose another store;"
+            head = f"{show(self.location)} holds {self.another}: choose another store;"
             raise IdentityError("\n".join([f"{head} these differ:", *lines]))
 
     # -- sequences ---------------------------------------------------------------------------------
