@@ -125,7 +125,7 @@ def _operations() -> Operations:
 
 @cache
 def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs them
-    activation: str, dtype: str, inline: int, items: bool, width: int
+    activation: str, dtype: str, inline: int, width: int, items: bool = False
 ) -> Callable[..., Any]:
     """The compiled sweep of rows against a block of ``width`` lanes.
 
@@ -505,7 +505,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
                 for j in range(np.int64(lows[r]), out.shape[1]):
                     out[i + r, j] = unit * total[r * width + j]
 
-    return _keep(_jit(sweep), activation, dtype, inline, items, width)
+    return _keep(_jit(sweep), activation, dtype, inline, width, items)
 
 
 @cache
@@ -574,7 +574,7 @@ def _values(
         stop = min(start + width, len(columns.lengths))
         lanes = _lanes(columns.part(start, stop), shape, width)
         side = rows.part(0, stop if symmetric else len(rows.lengths))
-        loops = _loops(recursion.activation, dtype.name, _inline(shape), shape.items, width)
+        loops = _loops(recursion.activation, dtype.name, _inline(shape), width, shape.items)
         loops(side, lanes, shape, start if symmetric else -1, out[:, start:stop])
 
     starts = range(0, len(columns.lengths), width)

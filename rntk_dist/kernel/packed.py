@@ -27,25 +27,25 @@ class Shape(NamedTuple):
     features : numbers a step, of all layers
     depth : layers
     inputs : numbers that the first layer takes in, with the bias where there is one
-    items : whether the first two of them are an item's weight and its id
     bias : inputs of every other layer: 1 with a bias, else 0
     first_trained : layers below it have no tangent part; ``depth`` for the NNGP kernel
     grid : whether every diagonal t - t' is walked ("mean"), else the one that ends in both ends
     every_step, last_step : which cells of the end-aligned diagonal are read out; a cell that is
         both is read twice
     shared_start : whether different sequences start from one hidden state
+    items : whether the first two inputs are an item's weight and its id
     """
 
     features: int
     depth: int
     inputs: int
-    items: bool
     bias: int
     first_trained: int
     grid: bool
     every_step: bool
     last_step: bool
     shared_start: bool
+    items: bool = False
 
 
 @dataclass(frozen=True)
