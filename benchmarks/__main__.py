@@ -8,7 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import alternatives, end_to_end, jax_scan, scale, scheduler, solvers, sweep, tiles
+from benchmarks import (
+    alternatives,
+    end_to_end,
+    jax_scan,
+    neighbors,
+    scale,
+    scheduler,
+    solvers,
+    sweep,
+    tiles,
+)
 from benchmarks.report import (
     Section,
     Target,
@@ -137,6 +147,14 @@ def _scale(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("scale", title, scale.scale_table(found))
 
 
+def _neighbors(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = neighbors.measure_neighbors(neighbors.QUICK if quick else neighbors.Sizes())
+    targets += neighbors.neighbors_targets(found)
+    sizes = found.sizes
+    title = f"Nearest neighbours, {sizes.queries} x {sizes.training} item sequences, float32"
+    yield Section("neighbors", title, neighbors.neighbors_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
     None: (
         _headline_and_jax,
@@ -147,6 +165,7 @@ PARTS: dict[str | None, tuple[Measure, ...]] = {
         _sweep,
         _solvers,
         _scale,
+        _neighbors,
     ),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
@@ -156,6 +175,7 @@ PARTS: dict[str | None, tuple[Measure, ...]] = {
     "sweep": (_sweep,),
     "solvers": (_solvers,),
     "scale": (_scale,),
+    "neighbors": (_neighbors,),
 }
 
 

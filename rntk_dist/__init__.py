@@ -11,6 +11,7 @@ from rntk_dist.job import Job, JobInterruptedError, NoJobError, connect, jobs, s
 from rntk_dist.job_record import JobStatus
 from rntk_dist.kernel import RNTK
 from rntk_dist.lease import LeaseLostError, StoreBusyError
+from rntk_dist.neighbors import Neighbors, neighbors, open_neighbors
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import IdentityError
 from rntk_dist.sweep import Sweep, open_sweep, sweep
@@ -37,6 +38,7 @@ __all__ = [
     "JobInterruptedError",
     "JobStatus",
     "LeaseLostError",
+    "Neighbors",
     "NoJobError",
     "RNTKClassifier",
     "RNTKGaussianProcess",
@@ -52,7 +54,9 @@ __all__ = [
     "connect",
     "gram",
     "jobs",
+    "neighbors",
     "open_gram",
+    "open_neighbors",
     "open_sweep",
     "plot",
     "repair",

@@ -20,7 +20,7 @@ from rntk_dist.cluster import available_workers
 from rntk_dist.failures import check_writable, refused
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind, check_run_options
 from rntk_dist.lease import Lease, has_lease, lease
-from rntk_dist.plan import Plan, Samples, Work, check_memory, choose_tile
+from rntk_dist.plan import Plan, Samples, Work, Workers, check_memory, choose_tile
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import (
     GramStore,
@@ -86,7 +86,7 @@ class Wanted:
         workers = available_workers(client, backend=self.backend)
         tile = self.tile
         if tile is None:
-            tile = choose_tile(work, samples, workers, itemsize=self._itemsize)
+            tile = self._choose_tile(samples, workers)
         plan = self._plan(tile)
         check_memory(plan, work, samples, workers)
         GramStore.check_free(self.where)
@@ -112,6 +112,9 @@ class Wanted:
         """What the kernel does with a pair of sequences."""
         return Work.of(self.kernel.to_dict())
 
+    def _choose_tile(self, samples: Samples, workers: Workers) -> int:
+        return choose_tile(self.work, samples, workers, itemsize=self._itemsize)
+
     @property
     def _itemsize(self) -> int:
         return check_run_options(self.kind, self.dtype, self.backend).itemsize
@@ -132,7 +135,7 @@ class Wanted:
 
 def samples_of(X: Sequences, Y: Sequences | None) -> Samples:
     """What a plan needs to know of the sequences of the rows and, unless symmetric, the columns."""
-    return Samples(X.lengths.tolist(), None if Y is None else Y.lengths.tolist(), X.n_features)
+    return Samples(X.lengths.tolist(), None if Y is None else Y.lengths.tolist(), X.step_numbers)
 
 
 @contextmanager

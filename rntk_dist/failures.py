@@ -24,6 +24,7 @@ from rntk_dist.store import (
     GramStore,
     IdentityError,
     Location,
+    NeighborsFoundError,
     StoreFormatError,
     SweepFoundError,
     show,
@@ -96,7 +97,7 @@ def _errno(error: Exception) -> int | None:
 def _is_there(location: Location) -> bool:
     try:
         return GramStore.find(location) is not None
-    except SweepFoundError:
+    except (SweepFoundError, NeighborsFoundError):
         return True
     except StoreFormatError:
         return False

@@ -21,6 +21,9 @@ from rntk_dist.plan import Plan
 FORMAT = 2
 """Of a store of one matrix."""
 
+NEIGHBORS_FORMAT = 4
+"""Of a store of nearest neighbours."""
+
 SWEEP_FORMAT = 3
 """Of a store of many kernels' matrices, which versions that know only the former must not touch."""
 
@@ -37,6 +40,10 @@ class StoreFormatError(ValueError):
 
 class SweepFoundError(StoreFormatError):
     """The store holds a sweep, where one matrix was asked for."""
+
+
+class NeighborsFoundError(StoreFormatError):
+    """The store holds nearest neighbours, where matrices were asked for."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,11 @@ class Manifest:
     def dtype(self) -> np.dtype[np.floating[Any]]:
         """Either float32 or float64."""
         return np.dtype(np.float32 if self.plan.itemsize == 4 else np.float64)
+
+    @property
+    def stored_dtype(self) -> np.dtype[np.floating[Any]]:
+        """Of the stored array."""
+        return self.dtype
 
     def identity(self) -> dict[str, Any]:
         """The JSON-able part that is compared."""
@@ -144,8 +156,9 @@ def read_manifest(where: str, data: Any) -> Manifest:
     """The manifest of a matrix in a group's attributes; `where` is the store's place, in messages.
 
     Raises StoreFormatError for anything but a whole manifest that this version reads,
-    SweepFoundError for that of a sweep.
+    SweepFoundError for that of a sweep, NeighborsFoundError for that of nearest neighbours.
     """
+    refuse_neighbors(where, data)
     if _is_sweep(data):
         raise SweepFoundError(
             f"{where} holds a sweep of many kernels, not one Gram matrix: rd.open_sweep reads it, "
@@ -153,6 +166,15 @@ def read_manifest(where: str, data: Any) -> Manifest:
         )
     read_identity(where, data, FORMAT)
     return decoded(where, data, Manifest.from_dict)
+
+
+def refuse_neighbors(where: str, data: Any) -> None:
+    """Raise NeighborsFoundError if this is the manifest of nearest neighbours."""
+    if isinstance(data, dict) and "k" in data.get("identity", {}).get("plan", {}):
+        raise NeighborsFoundError(
+            f"{where} holds nearest neighbours, no Gram matrix: rd.open_neighbors reads them, "
+            "rd.neighbors goes on with them; for matrices choose another store"
+        )
 
 
 def _is_sweep(data: Any) -> bool:

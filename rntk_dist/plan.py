@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate
 from math import isqrt
+from typing import Self
 
 MIB = 2**20
 
@@ -162,7 +163,7 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> Plan:
+    def from_dict(cls, data: Mapping[str, object]) -> Self:
         """Inverse of `to_dict`. Raises ValueError for missing or unknown fields."""
         names = {field.name for field in fields(cls)}
         if set(data) != names:
@@ -257,7 +258,7 @@ class Samples:
     """The sequences of a matrix as a plan sees them.
 
     `row_lengths` (n_rows,); `col_lengths` (n_cols,), or None for a symmetric matrix; `n_features`
-    of every time step.
+    numbers of every time step.
     """
 
     row_lengths: Sequence[int]

@@ -20,6 +20,17 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from rntk_dist.items import ItemIds as ItemIds
+from rntk_dist.items import (
+    OutsideError,
+    checked_ids,
+    checked_n_items,
+    hash_ids,
+    one_hot,
+    packed_ids,
+)
+from rntk_dist.sequence_error import SequenceError as SequenceError
+from rntk_dist.sequence_error import bad_sequence as _bad
 from rntk_dist.sequences_view import sequences_html
 
 type Floats = npt.NDArray[np.floating[Any]]
@@ -28,14 +39,9 @@ type AnyArray = npt.NDArray[Any]
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _CHUNK_BYTES = 2**20
+_ITEM_NUMBERS = 2
 _DIMENSIONS = {"values": ("step", "feature"), "offsets": ("boundary",), "labels": ("sequence",)}
 """Names in a store: xarray opens no array without."""
-
-
-class SequenceError(ValueError):
-    """One sequence cannot be used; `index`, from 0, says which, so a reader can name its line."""
-
-    index: int = -1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,9 +49,12 @@ class Sequences:
     """An immutable batch of n >= 1 sequences with m >= 1 features and lengths T_i >= 1.
 
     Fields:
-        values: (sum of T_i, m) float32 or float64, C-contiguous, read-only, finite.
+        values: (sum of T_i, m) float32 or float64, C-contiguous, read-only, finite; of items
+            (sum of T_i, 1) ids, uint8, uint16 or int32.
         offsets: (n + 1,) int64, read-only, strictly increasing from 0 to the sum of T_i.
         labels: (n,) bool, integers, floats or strings, read-only, or None; not in the fingerprint.
+        n_items: None, or the size of the vocabulary if steps are discrete items: the one at a step
+            stands for the one-hot vector of its id, of m = n_items features.
 
     Writable arrays are copied and read-only ones shared: no caller can change a batch afterwards.
     Two batches are compared by their `fingerprint`; `==` compares identity.
@@ -59,14 +68,18 @@ class Sequences:
     [[4.0], [5.0]]
     """
 
-    values: Floats
+    values: AnyArray
     offsets: Ints
     labels: AnyArray | None = None
+    n_items: int | None = None
 
     def __post_init__(self) -> None:
-        values = _checked_values(self.values)
-        offsets = _checked_offsets(self.offsets, len(values))
-        _refuse_non_finite(values, offsets)
+        if self.n_items is None:
+            values = _checked_values(self.values)
+            offsets = _checked_offsets(self.offsets, len(values))
+            _refuse_non_finite(values, offsets)
+        else:
+            values, offsets = _checked_items(self.values, self.offsets, self.n_items)
         labels = None if self.labels is None else _checked_labels(self.labels, len(offsets) - 1)
         for name, array in (("values", values), ("offsets", offsets), ("labels", labels)):
             object.__setattr__(self, name, array)
@@ -119,6 +132,33 @@ class Sequences:
         return cls.from_arrays([_time_first(i, case) for i, case in enumerate(X)], labels)
 
     @classmethod
+    def from_items(
+        cls, lists_of_ids: Any, n_items: int, labels: npt.ArrayLike | None = None
+    ) -> Sequences:
+        """Sequences of discrete items; the inner product of two steps is [same id] / n_items.
+
+        The kernel is that of one-hot vectors of n_items features, which are never made.
+
+        lists_of_ids: n lists, tuples or arrays (T_i,) of integers in 0 .. n_items - 1, or (n, T).
+        A `Sequences` of so many items is returned unchanged, as by `from_arrays`.
+
+        Raises TypeError for anything but integers; ValueError for an id outside, an empty sequence
+        or batch, or nested lists.
+
+        >>> Sequences.from_items([[3, 1, 3], [0]], n_items=5)
+        Sequences(n=2, length=1..3, items=5, uint8)
+        """
+        n_items = checked_n_items(n_items)
+        if isinstance(lists_of_ids, Sequences):
+            if lists_of_ids.n_items != n_items:
+                raise ValueError(f"{lists_of_ids!r} is not of {n_items} items: give the lists")
+            return cls.from_arrays(lists_of_ids, labels)
+        ids, lengths = packed_ids(lists_of_ids)
+        _refuse_empty(lengths)
+        given = None if labels is None else np.asarray(labels)
+        return cls(ids[:, np.newaxis], _offsets(lengths), given, n_items)
+
+    @classmethod
     def concatenate(cls, batches: Iterable[Sequences]) -> Sequences:
         """All sequences of `batches`, in order; labels are kept if every batch has them.
 
@@ -127,8 +167,11 @@ class Sequences:
         batches = list(batches)
         if not batches:
             raise ValueError("there is no batch to concatenate: give at least one Sequences")
-        m = batches[0].n_features
+        m, n_items = batches[0].n_features, batches[0].n_items
         for k, batch in enumerate(batches):
+            if batch.n_items != n_items:
+                found = f"batch {k} is {batch!r} but batch 0 is {batches[0]!r}"
+                raise ValueError(f"{found}: concatenate only batches of the same items")
             if batch.n_features != m:
                 found = f"batch {k} has {batch.n_features} features but batch 0 has {m}"
                 raise ValueError(f"{found}: concatenate only batches with the same features")
@@ -137,6 +180,7 @@ class Sequences:
             _sealed(np.concatenate([batch.values for batch in batches])),
             _offsets(np.concatenate([batch.lengths for batch in batches])),
             np.concatenate(labels) if len(labels) == len(batches) else None,
+            n_items,
         )
 
     # -- files and stores --------------------------------------------------------------------------
@@ -146,7 +190,8 @@ class Sequences:
         """Read one file, by its suffix; NaN at the end of a sequence is padding and is cut.
 
         .npy   (n, T) or (n, T, m)
-        .npz   `values` and `offsets` [and `labels`], or `X` [and `y`], or a single array as in .npy
+        .npz   `values` and `offsets` [and `labels`; of items `n_items`], or `X` [and `y`], or a
+               single array as in .npy
         .tsv   UCR: one sequence a line, the label first; tabs, commas or spaces between
         .ts    aeon and sktime: dimensions separated by ":", values by ",", the label last
         .zarr  a group with `values` and `offsets` [and `labels`], an array as in .npy, or a store
@@ -186,14 +231,17 @@ class Sequences:
             self.write_to(zarr.create_group(place))
         else:
             with Path(place).open("xb") as file:
-                np.savez(file, allow_pickle=False, **self._arrays())
+                size = {} if self.n_items is None else {"n_items": np.array(self.n_items)}
+                np.savez(file, allow_pickle=False, **self._arrays(), **size)
 
     def write_to(self, group: zarr.Group) -> None:
         """Create the arrays `values`, `offsets` and, if there are any, `labels` in a Zarr group.
 
         Chunks hold about 1 MiB, so that a slab is read without the rest, and end in a CRC-32C
-        checksum.  A lost chunk reads as NaN or as a negative offset, and is refused when read.
+        checksum.  A lost chunk reads as NaN, as an id that is none or as a negative offset, and is
+        refused when read.
         """
+        nothing = {"values": np.nan if self.n_items is None else self.n_items, "offsets": -1}
         for name, array in self._arrays().items():
             rows = max(1, min(len(array), _CHUNK_BYTES * len(array) // max(1, array.nbytes)))
             group.create_array(
@@ -202,8 +250,9 @@ class Sequences:
                 chunks=(rows, *array.shape[1:]),
                 compressors=[ZstdCodec(level=0), Crc32cCodec()],
                 # Zarr fills what is missing, by default with zeros, which nobody would notice.
-                fill_value={"values": np.nan, "offsets": -1}.get(name),
+                fill_value=nothing.get(name),
                 dimension_names=_DIMENSIONS[name],
+                attributes=self._attributes() if name == "values" else None,
             )
 
     def append_to(self, group: zarr.Group, n: int) -> None:
@@ -216,7 +265,13 @@ class Sequences:
         if labels is not None and self.labels is None:
             raise ValueError("the stored sequences have labels, the new ones none: give them some")
         values, offsets = _member(group, "values"), _member(group, "offsets")
-        if self.n_features != values.shape[1]:
+        if self.n_items != _n_items(values):
+            new, stored = _described(self.n_items), _described(_n_items(values))
+            raise ValueError(
+                f"the new sequences are of {new}, the stored ones of {stored}: append sequences of "
+                "the same kind"
+            )
+        if self.n_items is None and self.n_features != values.shape[1]:
             found = f"the new sequences have {self.n_features} features, the stored ones"
             raise ValueError(f"{found} {values.shape[1]}: append sequences of the same features")
         end = int(np.asarray(offsets[n]))
@@ -242,12 +297,22 @@ class Sequences:
             raise IndexError(f"{asked}: give 0 <= start < stop <= {n}")
         try:
             offsets = np.asarray(_member(group, "offsets")[start : stop + 1])
-            values = np.asarray(_member(group, "values")[int(offsets[0]) : int(offsets[-1])])
+            stored = _member(group, "values")
+            values = np.asarray(stored[int(offsets[0]) : int(offsets[-1])])
             labels = np.asarray(_member(group, "labels")[start:stop]) if "labels" in group else None
-            return cls(_sealed(values), _sealed(offsets - offsets[0]), labels)
+            return cls(_sealed(values), _sealed(offsets - offsets[0]), labels, _n_items(stored))
         except (TypeError, ValueError) as error:
             damage = f"{group.store_path}: sequences {start}:{stop} lack a chunk or are damaged"
             raise ValueError(f"{damage}: {error}") from error
+
+    @staticmethod
+    def stored_step_numbers(group: zarr.Group) -> int:
+        """The `step_numbers` of what `write_to` stored; reads no values."""
+        values = _member(group, "values")
+        return int(values.shape[1]) if _n_items(values) is None else _ITEM_NUMBERS
+
+    def _attributes(self) -> dict[str, Any] | None:
+        return None if self.n_items is None else {"n_items": self.n_items}
 
     def _arrays(self) -> dict[str, AnyArray]:
         arrays: dict[str, AnyArray] = {"values": self.values, "offsets": self.offsets}
@@ -261,11 +326,12 @@ class Sequences:
     def __repr__(self) -> str:
         low, high = int(self.lengths.min()), int(self.lengths.max())
         length = str(low) if low == high else f"{low}..{high}"
-        shape = f"n={len(self)}, length={length}, features={self.n_features}"
+        what = "features" if self.n_items is None else "items"
+        shape = f"n={len(self)}, length={length}, {what}={self.n_features}"
         return f"Sequences({shape}, {self.values.dtype})"
 
     def _repr_html_(self) -> str:
-        return sequences_html(self.values, self.offsets, self.labels)
+        return sequences_html(self.values, self.offsets, self.labels, self.n_items)
 
     @cached_property
     def lengths(self) -> Ints:
@@ -274,8 +340,32 @@ class Sequences:
 
     @property
     def n_features(self) -> int:
-        """m, the number of features of every step."""
-        return int(self.values.shape[1])
+        """m, the number of features of every step; of items n_items."""
+        return int(self.values.shape[1]) if self.n_items is None else self.n_items
+
+    @property
+    def step_numbers(self) -> int:
+        """Numbers that a step takes in a kernel: its features; of an item its weight and its id."""
+        return int(self.values.shape[1]) if self.n_items is None else _ITEM_NUMBERS
+
+    def one_hot(self) -> Sequences:
+        """Items as the one-hot vectors that they stand for, (T_i, n_items) float64.
+
+        Raises ValueError where these are no items, or the vectors would take more than 256 MiB.
+        """
+        if self.n_items is None:
+            raise ValueError(
+                f"{self!r} has no items: only Sequences.from_items has one-hot vectors"
+            )
+        return Sequences(_sealed(one_hot(self.values, self.n_items)), self.offsets, self.labels)
+
+    def require_numbers(self, use: str) -> None:
+        """Raise TypeError if the steps are items, of whose ids `use` would make no sense."""
+        if self.n_items is not None:
+            raise TypeError(
+                f"{use} takes real numbers, and found {self!r}, whose ids are names: give its "
+                "one_hot() if the vocabulary is small, or vectors of your own"
+            )
 
     @property
     def equal_length(self) -> bool:
@@ -292,8 +382,10 @@ class Sequences:
         """SHA-256, in hex, of the feature count, the lengths and the values, but not the labels.
 
         Values are hashed as little-endian float64 with one zero: what is equal hashes equal,
-        whether it is stored as float32 or as float64.
+        whether it is stored as float32 or as float64.  Items are never equal to real numbers.
         """
+        if self.n_items is not None:
+            return self._fingerprint_of_items(self.n_items)
         digest = hashlib.sha256(b"rntk_dist sequences 1\n")
         digest.update(np.array([self.n_features, len(self)], dtype="<i8").tobytes())
         digest.update(self.lengths.astype("<i8").tobytes())
@@ -302,15 +394,24 @@ class Sequences:
             digest.update((self.values[rows].astype("<f8") + 0.0).tobytes())
         return digest.hexdigest()
 
+    def _fingerprint_of_items(self, n_items: int) -> str:
+        digest = hashlib.sha256(b"rntk_dist sequences of items 1\n")
+        digest.update(np.array([n_items, len(self)], dtype="<i8").tobytes())
+        digest.update(self.lengths.astype("<i8").tobytes())
+        hash_ids(digest, self.values)
+        return digest.hexdigest()
+
     # -- selection ---------------------------------------------------------------------------------
 
     @overload
-    def __getitem__(self, key: int | np.integer[Any]) -> Floats: ...
+    def __getitem__(self, key: int | np.integer[Any]) -> AnyArray: ...
     @overload
     def __getitem__(self, key: slice | AnyArray | list[int] | list[bool]) -> Sequences: ...
 
-    def __getitem__(self, key: Any) -> Floats | Sequences:
+    def __getitem__(self, key: Any) -> AnyArray | Sequences:
         """An int gives one sequence, a read-only (T_i, m) view; all else gives a `Sequences`.
+
+        Of items an int gives their ids, (T_i,), as `ItemIds`, which no kernel takes for numbers.
 
         That is a slice (of step 1: sharing the memory), an integer array or a mask of shape (n,).
         Raises IndexError out of range, ValueError where nothing is selected.
@@ -324,9 +425,9 @@ class Sequences:
         offsets = _offsets(lengths)
         rows = np.repeat(self.offsets[indices] - offsets[:-1], lengths) + np.arange(offsets[-1])
         labels = None if self.labels is None else self.labels[indices]
-        return Sequences(_sealed(self.values[rows]), offsets, labels)
+        return Sequences(_sealed(self.values[rows]), offsets, labels, self.n_items)
 
-    def __iter__(self) -> Iterator[Floats]:
+    def __iter__(self) -> Iterator[AnyArray]:
         return (self._view(i) for i in range(len(self)))
 
     def reversed(self) -> Sequences:
@@ -334,18 +435,19 @@ class Sequences:
         mirror = np.repeat(self.offsets[:-1] + self.offsets[1:] - 1, self.lengths)
         return replace(self, values=_sealed(self.values[mirror - np.arange(len(mirror))]))
 
-    def _view(self, index: int) -> Floats:
+    def _view(self, index: int) -> AnyArray:
         n = len(self)
         if not -n <= index < n:
             raise IndexError(f"sequence {index} is asked for but there are {n}: give {-n}..{n - 1}")
         index %= n
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
+        found = self.values[self.offsets[index] : self.offsets[index + 1]]
+        return found if self.n_items is None else found[:, 0].view(ItemIds)
 
     def _run(self, start: int, stop: int) -> Sequences:
         first, last = self.offsets[start], self.offsets[stop]
         labels = None if self.labels is None else self.labels[start:stop]
         offsets = _sealed(self.offsets[start : stop + 1] - first)
-        return Sequences(self.values[first:last], offsets, labels)
+        return Sequences(self.values[first:last], offsets, labels, self.n_items)
 
 
 # -- read-only arrays, offsets, indices ------------------------------------------------------------
@@ -398,12 +500,6 @@ def _selected(n: int, key: Any) -> Ints:
 # -- checks of the packed form ---------------------------------------------------------------------
 
 
-def _bad(index: int | np.integer[Any], message: str) -> SequenceError:
-    error = SequenceError(f"sequence {index} {message}")
-    error.index = int(index)
-    return error
-
-
 def _checked_values(values: Any) -> Floats:
     if not isinstance(values, np.ndarray) or values.dtype.newbyteorder("=") not in _FLOATS:
         found = getattr(values, "dtype", type(values).__name__)
@@ -412,6 +508,16 @@ def _checked_values(values: Any) -> Floats:
         found = f"values have shape {values.shape}, not (total_steps, m) with m >= 1"
         raise ValueError(f"{found}: use Sequences.from_arrays")
     return _frozen(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
+
+
+def _checked_items(values: Any, offsets: Any, n_items: Any) -> tuple[AnyArray, Ints]:
+    n_items = checked_n_items(n_items)
+    try:
+        ids = checked_ids(values, n_items)
+    except OutsideError as error:
+        checked = _checked_offsets(offsets, len(values))
+        raise error.of_sequence(values, checked, n_items) from None
+    return _frozen(ids), _checked_offsets(offsets, len(ids))
 
 
 def _checked_offsets(offsets: Any, total: int) -> Ints:
@@ -520,6 +626,9 @@ def _packed_list(X: list[Any] | tuple[Any, ...]) -> tuple[Floats, Ints]:
 
 def _numbers(x: Any, name: str) -> AnyArray:
     """x as an array of booleans, integers or floats; `name` is what messages call it."""
+    if isinstance(x, ItemIds):
+        way_out = "select a batch of them, as X[[0, 1]], or use Sequences.from_items"
+        raise TypeError(f"{name} holds ids of items, not real numbers: {way_out}")
     if isinstance(x, np.ma.MaskedArray):
         # np.asarray would drop the mask in silence and hand over what stands behind it.
         raise TypeError(f"{name} is masked: use .filled(numpy.nan) and Sequences.from_nan_padded")
@@ -579,7 +688,9 @@ def _read_npy(place: str) -> Sequences:
 def _read_npz(place: str) -> Sequences:
     arrays = _loaded(place)
     if {"values", "offsets"} <= arrays.keys():
-        return Sequences(arrays["values"], arrays["offsets"], arrays.get("labels"))
+        size = arrays.get("n_items")
+        n_items = None if size is None else size.item()
+        return Sequences(arrays["values"], arrays["offsets"], arrays.get("labels"), n_items)
     if "X" in arrays:
         return Sequences.from_nan_padded(arrays["X"], arrays.get("y"))
     if len(arrays) == 1:
@@ -734,6 +845,16 @@ def _put_behind(array: zarr.Array[Any], end: int, new: AnyArray, name: str) -> N
         )
     array.resize((end + len(cast), *array.shape[1:]))
     array[end:] = cast
+
+
+def _n_items(values: zarr.Array[Any]) -> int | None:
+    """The vocabulary of stored values; None if they are real numbers."""
+    found: Any = values.attrs.get("n_items")
+    return found if found is None else checked_n_items(found)
+
+
+def _described(n_items: int | None) -> str:
+    return "real numbers" if n_items is None else f"{n_items} items"
 
 
 def _cast(new: AnyArray, dtype: Any) -> AnyArray:

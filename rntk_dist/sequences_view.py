@@ -15,13 +15,24 @@ SKETCHED = 4
 
 _POINTS = 120
 
+_IDS = 12
+"""Ids of a sequence of items that are listed."""
+
 
 def sequences_html(
-    values: npt.NDArray[Any], offsets: npt.NDArray[np.int64], labels: npt.NDArray[Any] | None
+    values: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    labels: npt.NDArray[Any] | None,
+    n_items: int | None = None,
 ) -> str:
-    """The card of n sequences, packed: values (steps, m), offsets (n + 1,), labels (n,) or none."""
+    """The card of n sequences, packed: values (steps, m), offsets (n + 1,), labels (n,) or none.
+
+    With `n_items` values are (steps, 1) ids of items, which are listed, not drawn.
+    """
     n = len(offsets) - 1
     shown = np.unique(np.linspace(0, n - 1, SKETCHED).astype(int)).tolist()
+    if n_items is not None:
+        return _items_html(values, offsets, labels, n_items, shown)
     sketches = [_sketch(values[offsets[i] : offsets[i + 1], 0]) for i in shown]
     drawn = curves(sketches, "some sequences as lines")
     caption = f"first feature of no. {', '.join(map(str, shown))}, from 0; each to its own scale"
@@ -33,6 +44,30 @@ def sequences_html(
     if labels is not None:
         about.append(("labels", _counts(labels)))
     return card("Sequences", f"n = {n}", facts(about), picture(drawn, caption))
+
+
+def _items_html(
+    values: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    labels: npt.NDArray[Any] | None,
+    n_items: int,
+    shown: list[int],
+) -> str:
+    used = len(np.unique(values))
+    about: list[tuple[str, Text]] = [
+        ("length", _steps(np.diff(offsets))),
+        ("items", f"{n_items}, of which {used} occur"),
+        ("ids", f"{values.dtype}, {format_bytes(values.nbytes)}"),
+    ]
+    if labels is not None:
+        about.append(("labels", _counts(labels)))
+    lists = [(f"no. {i}", _listed(values[offsets[i] : offsets[i + 1], 0])) for i in shown]
+    return card("Sequences", f"n = {len(offsets) - 1}", facts(about), facts(lists))
+
+
+def _listed(ids: npt.NDArray[Any]) -> str:
+    """The first ids of a sequence."""
+    return ", ".join(map(str, ids[:_IDS].tolist())) + (", ..." if len(ids) > _IDS else "")
 
 
 def _sketch(feature: npt.NDArray[Any]) -> list[float]:

@@ -56,6 +56,7 @@ from rntk_dist.manifest import FORMAT, read_manifest
 from rntk_dist.manifest import IdentityError as IdentityError
 from rntk_dist.manifest import Kind as Kind
 from rntk_dist.manifest import Manifest as Manifest
+from rntk_dist.manifest import NeighborsFoundError as NeighborsFoundError
 from rntk_dist.manifest import StoreFormatError as StoreFormatError
 from rntk_dist.manifest import SweepFoundError as SweepFoundError
 from rntk_dist.manifest import provenance as provenance
@@ -111,6 +112,9 @@ class GramStore:
 
     filled_by: ClassVar[str] = "rd.gram"
     """The function that computes what is missing."""
+
+    another: ClassVar[str] = "another Gram matrix"
+    """What a store holds that is not the one that is asked for."""
 
     @property
     def plan(self) -> Plan:
@@ -220,7 +224,7 @@ class GramStore:
                     f"{show(self.location)} is being extended to this matrix, and that was "
                     "interrupted: open_gram(store).append() finishes it"
                 )
-            head = f"{show(self.location)} holds another Gram matrix: choose another store;"
+            head = f"{show(self.location)} holds {self.another}: choose another store;"
             raise IdentityError("\n".join([f"{head} these differ:", *lines]))
 
     # -- sequences ---------------------------------------------------------------------------------
@@ -242,7 +246,7 @@ class GramStore:
         """Lengths and features of the sequences; reads no values."""
         rows, n_cols = self._side("sequences"), self.plan.n_cols
         cols = None if self.plan.symmetric else _lengths(self._side("sequences_y"), n_cols)
-        n_features = int(_array(rows, "values").shape[1])
+        n_features = Sequences.stored_step_numbers(rows)
         return Samples(_lengths(rows, self.plan.n_rows), cols, n_features)
 
     def row_slab(self, tile: Tile) -> Sequences:
@@ -531,8 +535,9 @@ class GramStore:
             raise ValueError(
                 f"tile {tile} has shape {self.plan.block_shape(tile)}, got {block.shape}"
             )
-        if block.dtype != self.manifest.dtype:
-            raise ValueError(f"tile {tile} is stored as {self.manifest.dtype}, got {block.dtype}")
+        stored = self.manifest.stored_dtype
+        if block.dtype != stored:
+            raise ValueError(f"tile {tile} is stored as {stored}, got {block.dtype}")
         # The extremes are finite if and only if all values are, and need no large temporary.
         if not (np.isfinite(block.min()) and np.isfinite(block.max())):
             raise ValueError(f"tile {tile} holds values that are not finite")
@@ -655,7 +660,7 @@ def _new_array(group: zarr.Group, manifest: Manifest) -> None:
         "gram",
         shape=manifest.shape,
         chunks=manifest.chunk_shape,
-        dtype=manifest.dtype,
+        dtype=manifest.stored_dtype,
         fill_value=float("nan"),
         filters=None,
         dimension_names=manifest.dimensions,  # xarray opens no array without

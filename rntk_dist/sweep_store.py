@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 from zarr.abc.store import Store
 from zarr.core.sync import collect_aiterator, sync
 
-from rntk_dist.manifest import SWEEP_FORMAT, Manifest, decoded, read_identity
+from rntk_dist.manifest import SWEEP_FORMAT, Manifest, decoded, read_identity, refuse_neighbors
 from rntk_dist.plan import Tile
 from rntk_dist.records import Report
 from rntk_dist.store import (
@@ -77,6 +77,7 @@ class SweepStore(GramStore):
 
     @staticmethod
     def _read_manifest(where: str, data: Any) -> Manifest:
+        refuse_neighbors(where, data)
         if "kernels" not in read_identity(where, data, SWEEP_FORMAT):
             raise StoreFormatError(
                 f"{where} holds one Gram matrix, not a sweep: rd.open_gram reads it; for a sweep "

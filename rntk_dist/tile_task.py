@@ -1,4 +1,6 @@
-"""One tile's task, as a worker runs it: read, compare, store, report; of a sweep's many kernels.
+"""One tile's task, as a worker runs it: read, compare, store, report.
+
+Of a sweep a tile is of many kernels; of nearest neighbours it is a block of queries.
 
 A task gets the store's location and a tile, and returns a small record. All else it needs is in the
 store, and its values go there: nothing travels through the scheduler or the client.
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from rntk_dist.creation import samples_of
@@ -26,7 +29,10 @@ from rntk_dist.kernel.families import Family, families_of, multiple
 from rntk_dist.kernel.many import many_values
 from rntk_dist.kernel.rntk import RNTK, Backend
 from rntk_dist.metrics import count_failure, count_tile
-from rntk_dist.plan import Plan, Tile, Work, total_pair_steps
+from rntk_dist.neighbor_manifest import NeighborTile
+from rntk_dist.neighbor_search import Search, Training
+from rntk_dist.neighbor_store import open_neighbors_for
+from rntk_dist.plan import Plan, Tile, Work, tile_costs, total_pair_steps
 from rntk_dist.records import Record
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import Block, GramStore, Location, versions
@@ -107,6 +113,38 @@ def compute_batch(
     seconds = time.perf_counter() - started
     host, pid = socket.gethostname(), os.getpid()
     return TileRecord(tile, seconds, work.pair_steps, work.nbytes, host, pid, backend)
+
+
+def compute_neighbors(
+    location: Location,
+    tile: NeighborTile,
+    backend: Backend = "auto",
+    identity: str | None = None,
+    attempt: int = 1,
+    *,
+    threads: int = 1,
+) -> TileRecord:
+    """Find the nearest neighbours of a block of queries and store them: the task of a search.
+
+    It reads the queries of the block, and the training sequences some at a time; `threads` slabs of
+    them are compared at once. Raises as `compute_tile`.
+    """
+    started = time.perf_counter()
+    store = open_neighbors_for(location, identity)
+    manifest, plan, samples = store.manifest, store.plan, store.samples()
+    kernel = RNTK.from_dict(dict(manifest.kernel))
+    search = Search(kernel, plan.k, manifest.kind, manifest.dtype, backend)
+    lengths = np.asarray(samples.columns, dtype=np.int64)
+    training = Training(store.training, lengths, samples.n_features)
+    with threadpool_limits(1):
+        best = search.nearest(store.row_slab(tile), plan.rows(tile)[0], training, threads)
+    nbytes = store.write_neighbors(tile, best.indices, best.values)
+    pair_steps = tile_costs(plan, work_of(store), samples, (tile,))[tile]
+    seconds = time.perf_counter() - started
+    host, pid = socket.gethostname(), os.getpid()
+    record = TileRecord(tile, seconds, pair_steps, nbytes, host, pid, backend)
+    _write_down(store, record, attempt)
+    return record
 
 
 class _Batch:
@@ -215,6 +253,8 @@ def attempt_tile(
     try:
         if isinstance(tile, SweepTile):
             record = compute_batch(location, tile, backend, identity, attempt)
+        elif isinstance(tile, NeighborTile):
+            record = compute_neighbors(location, tile, backend, identity, attempt)
         else:
             record = compute_tile(location, tile, backend, identity, attempt)
     except Exception as error:

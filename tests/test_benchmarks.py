@@ -3,9 +3,19 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import alternatives, end_to_end, jax_scan, report, solvers, sweep, timing
+from benchmarks import (
+    alternatives,
+    end_to_end,
+    jax_scan,
+    neighbors,
+    report,
+    solvers,
+    sweep,
+    timing,
+)
 from benchmarks.__main__ import main
 from benchmarks.tiles import (
     DEPTH,
@@ -134,6 +144,22 @@ def test_the_kernels_of_a_sweep_are_spread_over_the_grid() -> None:
     assert len(set(sweep.paper_kernels(900))) == 900
     few = sweep.paper_kernels(12)
     assert {few[0].sigma_w, few[-1].sigma_w} == {1.34, 1.47}
+
+
+def test_histories_are_those_of_the_recommendation_case() -> None:
+    drawn = neighbors.drawn(20_000, 0)
+    assert 8.5 < drawn.lengths.mean() < 9.5
+    assert (drawn.lengths < 20).mean() > 0.85
+    assert drawn.n_items == 12_101
+    counts = np.bincount(drawn.values[:, 0])
+    assert counts[0] > 50 * np.median(counts)
+
+
+def test_neighbours_are_told_in_a_table_with_targets() -> None:
+    found = neighbors.Found(neighbors.QUICK, 10**7, loops=0.5, search=0.6, seconds=2, peak=2**28)
+    assert "1.20" in neighbors.neighbors_table(found)
+    assert "at most 256 MiB" in neighbors.neighbors_table(found)
+    assert all(target.met for target in neighbors.neighbors_targets(found))
 
 
 @pytest.mark.parametrize("arguments", [["--quick"], ["--quick", "--only", "jax"], []])

@@ -20,7 +20,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 def slow_if_long(document: Path) -> object:
     # They start clusters.
-    long = document.name in {"estimators.md", "guide.md", "README.md", "solvers.md"}
+    long = document.name in {"estimators.md", "guide.md", "neighbors.md", "README.md", "solvers.md"}
     return pytest.param(document, marks=[pytest.mark.slow] if long else [], id=document.name)
 
 

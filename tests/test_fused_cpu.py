@@ -68,19 +68,26 @@ def test_features_that_fill_the_memory_take_narrow_blocks(monkeypatch: pytest.Mo
     np.testing.assert_allclose(fused, plain, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("dtype", "root"), [("float64", "sqrtpd"), ("float32", "sqrtps")])
-def test_the_innermost_loops_are_full_width_vectors(dtype: str, root: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "root", "items"),
+    [
+        ("float64", "sqrtpd", False),
+        ("float32", "sqrtps", False),
+        pytest.param("float64", "sqrtpd", True, marks=pytest.mark.slow),
+        pytest.param("float32", "sqrtps", True, marks=pytest.mark.slow),
+    ],
+)
+def test_the_innermost_loops_are_full_width_vectors(dtype: str, root: str, items: bool) -> None:
     """Square roots of whole vector registers: the loop over pairs was vectorised."""
     features = llvmlite.binding.get_host_cpu_features()
     # With AVX-512 compilers may still prefer 256 bits.
     registers = ("%ymm", "%zmm") if features.get("avx2") else ("%xmm",)
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip(f"registers have other names on {platform.machine()}")
-    loops = fused_cpu._loops.__wrapped__("relu", dtype, True, LANES)
+    loops = fused_cpu._loops.__wrapped__("relu", dtype, True, LANES, items)
     loops._cache = NullCache()  # code from the disk comes without its assembly
-    slab = make_slab(RNTK(), ragged(np.random.default_rng(0), 20, 1)).transfer(
-        lambda array: array.astype(dtype)
-    )
+    X = Sequences.from_items([[0, 1], [1]], 2) if items else Sequences.from_arrays([[0.5], [1.0]])
+    slab = make_slab(RNTK(), X).transfer(lambda array: array.astype(dtype))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused_cpu, "_loops", lambda *_: loops)
         fused_tile_values(RNTK().recursion("ntk"), slab, None)

@@ -94,6 +94,22 @@ class TestInTheSimulator:
         check(kernel, ragged(rng, 4, 11, 3), None, block=block)
         check(kernel, ragged(rng, 3, 1), ragged(rng, 3, 1), block=block)
 
+    @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    def test_items(self, kernel: RNTK, dtype: str) -> None:
+        rng = np.random.default_rng(5)
+        lists = [rng.integers(0, 4, length) for length in rng.integers(1, 7, 8)]
+        X = Sequences.from_items(lists, 4)
+        check(kernel, X[:5], None, dtype, block=TINY)
+        check(kernel, X[:5], X[5:], dtype, "nngp", block=TINY)
+
+    @pytest.mark.parametrize("kernel", KERNELS[1:4], ids=repr)
+    def test_items_staged_by_pieces(self, kernel: RNTK) -> None:
+        block = Block(2, 2, 1, 2, stage_bytes=3 * 8 * (3 + 5))
+        X = Sequences.from_items([[0, 1, 2], [1], [2, 1], [0, 0, 1, 2]], 3)
+        assert block.places(8) == 3
+        check(kernel, X, None, block=block)
+
     def test_diagonal_of_the_authors(self) -> None:
         rng = np.random.default_rng(0)
         X = Sequences.from_arrays(rng.normal(size=(5, 6)))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rntk_dist.cli import demo, experiments, jobs, matrices, stores, sweeps
+from rntk_dist.cli import demo, experiments, jobs, matrices, neighbors, stores, sweeps
 from rntk_dist.cli.exits import Commands, interrupt_on_sigterm
 
 app = typer.Typer(
@@ -21,7 +21,14 @@ app = typer.Typer(
 )
 
 for _panel, _commands in {
-    "Compute": (matrices.plan, matrices.run, matrices.resume, matrices.append, sweeps.sweep),
+    "Compute": (
+        matrices.plan,
+        matrices.run,
+        matrices.resume,
+        matrices.append,
+        sweeps.sweep,
+        neighbors.neighbors,
+    ),
     "Jobs on a cluster": (jobs.submit, jobs.status, jobs.jobs, jobs.cancel),
     "Stores": (stores.info, stores.verify, stores.repair, stores.export),
     "Try it": (demo.demo,),

@@ -10,11 +10,14 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from rntk_dist.neighbor_store import NeighborStore
 from rntk_dist.store import (
     CorruptTileError,
+    GramStore,
     IdentityError,
     Location,
     MissingTileError,
+    NeighborsFoundError,
     StoreFormatError,
     show,
 )
@@ -84,8 +87,11 @@ def interruptible(store: Location) -> Iterator[None]:
 
 
 def _kept(store: Location) -> str:
+    opened: GramStore | None
     try:
         opened = open_any(store)
+    except NeighborsFoundError:
+        opened = NeighborStore.open(store)
     except FileNotFoundError:
         opened = None
     except StoreFormatError:  # before its manifest was written

@@ -29,7 +29,8 @@ def keys_of(sequences: Sequences) -> list[Key]:
 
     As in `Sequences.fingerprint`, values are hashed as little-endian float64 with one zero.
     """
-    head = hashlib.sha256(f"rntk_dist sequence {sequences.n_features}\n".encode())
+    kind = "sequence" if sequences.n_items is None else "sequence of items"
+    head = hashlib.sha256(f"rntk_dist {kind} {sequences.n_features}\n".encode())
     values, offsets = sequences.values.astype("<f8") + 0.0, sequences.offsets.tolist()
     keys = []
     for start, stop in pairwise(offsets):

@@ -190,6 +190,7 @@ def z_normalised(sequences: Sequences) -> Sequences:
 
     The deviation is the root of the mean square (divided by T, not T - 1).
     """
+    sequences.require_numbers("z-normalisation")
     return Sequences.from_arrays([_standard(x) for x in sequences], sequences.labels)
 
 
@@ -203,6 +204,7 @@ def _standard(x: NDArray[np.floating]) -> Float64:
 
 def zero_padded(sequences: Sequences, length: int) -> Float64:
     """Vectors (n, length * features): zeros after the end, steps past `length` cut off."""
+    sequences.require_numbers("padding with zeros")
     out = np.zeros((len(sequences), length, sequences.n_features))
     for row, sequence in zip(out, sequences, strict=True):
         row[: len(sequence)] = sequence[:length]
@@ -211,6 +213,7 @@ def zero_padded(sequences: Sequences, length: int) -> Float64:
 
 def rescaled(sequences: Sequences, length: int) -> Float64:
     """Vectors (n, length * features): each sequence stretched over `length` steps, linearly."""
+    sequences.require_numbers("stretching")
     places = np.linspace(0.0, 1.0, length)
     out = np.empty((len(sequences), length, sequences.n_features))
     for row, sequence in zip(out, sequences, strict=True):

@@ -49,6 +49,7 @@ class Batch:
     @classmethod
     def of(cls, sequences: Sequences, dtype: Any = np.float64) -> Batch:
         """The layout of some sequences."""
+        sequences.require_numbers("a finite network")
         steps = int(sequences.lengths.max())
         inputs = np.zeros((steps, len(sequences), sequences.n_features), dtype)
         for s, x in enumerate(sequences):

@@ -58,6 +58,7 @@ class Delays:
 
     def __call__(self, sequences: Sequences) -> Sequences:
         """(T - window + 1) steps of window * features."""
+        sequences.require_numbers("a delay embedding")
         return Sequences.from_arrays([self._windows(x) for x in sequences], sequences.labels)
 
     def shape(self, sequences: Sequences) -> tuple[float, int]:
@@ -85,6 +86,7 @@ class Averaged:
 
     def __call__(self, sequences: Sequences) -> Sequences:
         """At most `steps` steps; parts differ by one step where they cannot be equal."""
+        sequences.require_numbers("averaging")
         return Sequences.from_arrays([self._means(x) for x in sequences], sequences.labels)
 
     def shape(self, sequences: Sequences) -> tuple[float, int]:
@@ -108,6 +110,7 @@ class WithDifferences:
 
     def __call__(self, sequences: Sequences) -> Sequences:
         """Twice the features."""
+        sequences.require_numbers("differencing")
         steps = [np.diff(x, axis=0, prepend=x[:1]) for x in sequences]
         changes = z_normalised(Sequences.from_arrays(steps))
         both = [np.hstack(pair) for pair in zip(sequences, changes, strict=True)]

@@ -77,6 +77,8 @@ class RBF:
     def __call__(self, X: Sequences, Y: Sequences | None = None) -> Float64:
         """(n, n) or (n, m)."""
         other = X if Y is None else Y
+        X.require_numbers("an RBF kernel")
+        other.require_numbers("an RBF kernel")
         squares: Float64 = cdist(X.values, other.values, "sqeuclidean")
         values: Float64 = np.exp(squares * (-self.gamma / X.n_features))
         return values
@@ -100,12 +102,15 @@ class Polynomial:
     def __call__(self, X: Sequences, Y: Sequences | None = None) -> Float64:
         """(n, n) or (n, m)."""
         other = X if Y is None else Y
+        X.require_numbers("a polynomial kernel")
+        other.require_numbers("a polynomial kernel")
         products = np.asarray(X.values @ other.values.T, dtype=np.float64)
         values: Float64 = (products / X.n_features + self.offset) ** self.degree
         return values
 
     def diag(self, X: Sequences) -> Float64:
         """(n,)."""
+        X.require_numbers("a polynomial kernel")
         squares = (X.values**2).mean(axis=1, dtype=np.float64)
         values: Float64 = (squares + self.offset) ** self.degree
         return values

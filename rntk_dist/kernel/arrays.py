@@ -88,7 +88,8 @@ class Sweep:
 def cell_for(activation: str, dtype: str, xp: Any) -> Cell:
     """The cell of an activation, in the elementwise operations of an array namespace."""
     return MAKERS[activation](
-        np.dtype(dtype).type, Operations(xp.sqrt, xp.minimum, xp.maximum, xp.abs, xp.copysign)
+        np.dtype(dtype).type,
+        Operations(xp.sqrt, xp.minimum, xp.maximum, xp.abs, xp.copysign, xp.where),
     )
 
 
@@ -383,6 +384,10 @@ def _advance(
         carry += share
         if cell.distance:
             angle += cell.combine(a, b)
-    for row_input, column_input in zip(row.inputs, column.inputs, strict=True):
+    inputs = zip(row.inputs, column.inputs, strict=True)
+    if row.items is not None and column.items is not None:
+        (x, y), same = next(inputs), row.items[i] == column.items[j]
+        angle += cell.combine_items(x[i], y[j], same)
+    for row_input, column_input in inputs:
         angle += cell.combine(row_input[i], column_input[j])
     return angle, carry

@@ -25,6 +25,10 @@ angle theta, which decides f', would lose half its digits. With features ``F = u
     w = sum_i (F_i - F'_i)^2 + P h_prev (+ Q h_below), tau / 2 = 1/2 - w + P g_prev (+ Q g_below)
 
 is a sum of non-negative terms; it is exact also where ``u`` and ``u'`` are multiples of each other.
+
+**Items.** An input of one-hot vectors is one feature x > 0 at a coordinate, the item's id: of two
+different items all products are 0, and the squared distance is x^2 + y^2 = (x - y)^2 + 2 x y, again
+a sum of non-negative terms, and the same to the last bit whichever sequence comes first.
 """
 
 import math
@@ -42,6 +46,8 @@ class Operations(NamedTuple):
     maximum: Callable[[Any, Any], Any]
     absolute: Callable[[Any], Any]
     copysign: Callable[[Any, Any], Any]
+    choose: Callable[[Any, Any, Any], Any]
+    """(condition, value if so, value if not)"""
 
 
 class Cell(NamedTuple):
@@ -60,6 +66,7 @@ class Cell(NamedTuple):
     same, unrelated : number
         The state ``h`` of one common, and of two uncorrelated, initial states.
     combine : (x, y) -> contribution of one feature to the angle variable (w or c)
+    combine_items : (x, y, same) -> that of one-hot features x, y >= 0 at the same coordinate or not
     covariance : angle variable -> h
     tangent : (angle variable, carry) -> (h, g); carry = P g_prev + Q g_below
     readout : (h, g) -> (f + f' tau) / unit; with g = 0 it is f / unit
@@ -72,6 +79,7 @@ class Cell(NamedTuple):
     same: Any
     unrelated: Any
     combine: Callable[[Any, Any], Any]
+    combine_items: Callable[[Any, Any, Any], Any]
     covariance: Callable[[Any], Any]
     tangent: Callable[[Any, Any], Any]
     readout: Callable[[Any, Any], Any]
@@ -164,6 +172,21 @@ def make_horner(coefficients: tuple[Any, ...]) -> Callable[[Any], Any]:
     return polynomial
 
 
+def _products_of_items(
+    dtype: type[np.floating[Any]],
+    ops: Operations,
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> Callable[[Any, Any, Any], Any]:
+    """`Cell.combine_items` of cells whose features combine as products."""
+    zero, choose = dtype(0), ops.choose
+
+    @compile
+    def combine_items(x: Any, y: Any, same: Any) -> Any:
+        return choose(same, x * y, zero)
+
+    return combine_items
+
+
 def make_relu(
     dtype: type[np.floating[Any]],
     ops: Operations,
@@ -175,6 +198,7 @@ def make_relu(
     """
     zero, half, one, four = dtype(0), dtype(0.5), dtype(1), dtype(4)
     sqrt, minimum, maximum, copysign = ops.sqrt, ops.minimum, ops.maximum, ops.copysign
+    choose = ops.choose
     angle = compile(make_horner(ANGLE[dtype]))
     residue = compile(make_horner(RESIDUE[dtype]))
 
@@ -183,6 +207,11 @@ def make_relu(
         difference = x - y
         difference *= difference
         return difference
+
+    @compile
+    def combine_items(x: Any, y: Any, same: Any) -> Any:
+        product = x * y
+        return combine(x, y) + choose(same, zero, product + product)
 
     @compile
     def covariance(w: Any) -> Any:
@@ -222,7 +251,8 @@ def make_relu(
         sine = np.sqrt(np.maximum(w * (1 - w), 0))
         return np.divide(-1 / np.pi, sine, out=np.zeros_like(w), where=sine > 0)
 
-    return Cell(True, four, dtype(2), zero, half, combine, covariance, tangent, readout, curvature)
+    maps = combine_items, covariance, tangent, readout, curvature
+    return Cell(True, four, dtype(2), zero, half, combine, *maps)
 
 
 def make_erf(
@@ -281,7 +311,9 @@ def make_erf(
     def curvature(c: Any) -> Any:
         return 2 / np.pi * c / ((1 - c) * (1 + c)) ** 1.5
 
-    return Cell(False, one, one, one, dtype(0), combine, covariance, tangent, readout, curvature)
+    items = _products_of_items(dtype, ops, compile)
+    maps = items, covariance, tangent, readout, curvature
+    return Cell(False, one, one, one, dtype(0), combine, *maps)
 
 
 def make_linear(
@@ -311,7 +343,9 @@ def make_linear(
     def curvature(c: Any) -> Any:
         return np.zeros_like(c)
 
-    return Cell(False, one, one, one, dtype(0), combine, covariance, tangent, readout, curvature)
+    items = _products_of_items(dtype, ops, compile)
+    maps = items, covariance, tangent, readout, curvature
+    return Cell(False, one, one, one, dtype(0), combine, *maps)
 
 
 MAKERS: dict[str, Callable[..., Cell]] = {

@@ -116,6 +116,7 @@ def _operations() -> Operations:
         maximum=_jit(lambda x, y: x if x > y else y),
         absolute=_jit(lambda x: abs(x)),
         copysign=_jit(lambda x, y: math.copysign(x, y)),
+        choose=_jit(lambda condition, x, y: x if condition else y),
     )
 
 
@@ -124,12 +125,13 @@ def _operations() -> Operations:
 
 @cache
 def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs them
-    activation: str, dtype: str, inline: int, width: int
+    activation: str, dtype: str, inline: int, width: int, items: bool = False
 ) -> Callable[..., Any]:
     """The compiled sweep of rows against a block of ``width`` lanes.
 
-    ``inline``: 1 or 2 if the first layer has just so many inputs (one feature, and the bias), which
-    are then combined where they are needed; 0 if they are summed beforehand, for a group of rows.
+    ``inline``: 1 or 2 if the first layer has just so many inputs (one feature or item, and the
+    bias), which are then combined where they are needed; 0 if they are summed beforehand, for a
+    group of rows. ``items``: whether the first of them is an item's.
     """
     number = np.dtype(dtype).type
     cell = MAKERS[activation](number, _operations(), _jit)
@@ -139,9 +141,12 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
         cell.tangent,
         cell.readout,
     )
+    combine_items = cell.combine_items
     distance, gain, unit = cell.distance, cell.gain, cell.unit
     same, unrelated = cell.same, cell.unrelated
     zero = number(0)
+    # Places of the bias and of the first input among the features of a step.
+    at_first, at_item, at_bias = np.uint64(1), np.uint64(2), np.uint64(inline + items)
 
     # Every array is flat, and a block of lanes always has the same width: a view of its own for
     # each feature would cost more than the arithmetic of a step. Unsigned indices, as an index that
@@ -226,23 +231,38 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     # state is three rows: h, g and the angle made of its inputs.
 
     @_jit
-    def first_inputs(state: Any, angle: Any, x: Any, z: Any, lanes: Any, y: Any) -> Any:
+    def own_inputs(row: Any, x: Any) -> Any:
+        """The inputs of a row that are taken inline: the first, its item, the bias."""
+        if items:
+            return row[x + at_first], row[x + at_item], row[x + at_bias]
+        return row[x + at_first], zero, row[x + at_bias]
+
+    @_jit
+    def first_input(x: Any, item: Any, lanes: Any, y: Any) -> Any:
+        """What the first input brings to the angle of one lane."""
+        if items:
+            return combine_items(x, lanes[y + wide], item == lanes[y + at_item * wide])
+        return combine(x, lanes[y + wide])
+
+    @_jit
+    def first_inputs(state: Any, angle: Any, row: Any, lanes: Any, y: Any) -> Any:
         """What the inputs bring to the angle of one lane, whose recurrent feature is at y."""
+        x, item, bias = row
         if inline == 1:
-            return combine(x, lanes[y + wide])
+            return first_input(x, item, lanes, y)
         if inline == 2:
-            return combine(x, lanes[y + wide]) + combine(z, lanes[y + wide + wide])
+            return first_input(x, item, lanes, y) + combine(bias, lanes[y + at_bias * wide])
         return state[angle]
 
     @_jit
     def first_tangent(
         state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
-        a, first, second = row[x], row[x + unsigned(1)], row[x + unsigned(inline)]
+        a, first = row[x], own_inputs(row, x)
         for j in range(low, n):
             b, h = lanes[y + j], at + j
             g = h + wide
-            inputs = first_inputs(state, g + wide, first, second, lanes, y + j)
+            inputs = first_inputs(state, g + wide, first, lanes, y + j)
             value = recur(state[h], a, b, inputs)
             state[h], state[g] = tangent(value, gain * a * b * state[g])
 
@@ -250,10 +270,10 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     def first_covariance(
         state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
-        a, first, second = row[x], row[x + unsigned(1)], row[x + unsigned(inline)]
+        a, first = row[x], own_inputs(row, x)
         for j in range(low, n):
             b, h = lanes[y + j], at + j
-            inputs = first_inputs(state, h + wide + wide, first, second, lanes, y + j)
+            inputs = first_inputs(state, h + wide + wide, first, lanes, y + j)
             state[h] = covariance(recur(state[h], a, b, inputs))
 
     @_jit
@@ -485,7 +505,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
                 for j in range(np.int64(lows[r]), out.shape[1]):
                     out[i + r, j] = unit * total[r * width + j]
 
-    return _keep(_jit(sweep), activation, dtype, inline, width)
+    return _keep(_jit(sweep), activation, dtype, inline, width, items)
 
 
 @cache
@@ -555,7 +575,7 @@ def _values(
         stop = min(start + width, len(columns.lengths))
         lanes = _lanes(columns.part(start, stop), shape, width)
         side = rows.part(0, stop if symmetric else len(rows.lengths))
-        loops = _loops(recursion.activation, dtype.name, _inline(shape), width)
+        loops = _loops(recursion.activation, dtype.name, _inline(shape), width, shape.items)
         loops(side, lanes, shape, start if symmetric else -1, out[:, start:stop])
 
     starts = range(0, len(columns.lengths), width)
@@ -572,7 +592,8 @@ def _values(
 
 def _inline(shape: Shape) -> int:
     """How many inputs the loops combine where they need them; 0: summed beforehand."""
-    return shape.inputs if shape.inputs <= 2 else 0
+    count = shape.inputs - shape.items
+    return count if count <= 2 else 0
 
 
 def _width(columns: Side, shape: Shape) -> int:

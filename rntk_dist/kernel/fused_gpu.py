@@ -104,6 +104,7 @@ class Variant:
     Attributes
     ----------
     one_input : the first layer has exactly one input (and no bias), taken inline
+    items : the first layer takes in items
     weighted : readout weights are staged with the features of their step
     pieces : the features of one step do not fit in shared memory, and are staged piece by piece
     """
@@ -115,6 +116,7 @@ class Variant:
     first_trained: int
     bias: int
     one_input: bool
+    items: bool
     grid: bool
     every_step: bool
     last_step: bool
@@ -137,6 +139,7 @@ def make_variant(activation: str, dtype: np.dtype[Any], shape: Shape, block: Blo
         first_trained=shape.first_trained,
         bias=shape.bias,
         one_input=shape.inputs == 1,
+        items=shape.items,
         grid=shape.grid,
         every_step=shape.every_step,
         last_step=shape.last_step,
@@ -188,6 +191,7 @@ def _operations(dtype: str) -> Operations:
         maximum=_device(lambda x, y: max(x, y)),
         absolute=_device(lambda x: abs(x)),
         copysign=_device(lambda x, y: math.copysign(x, y)),
+        choose=_device(lambda condition, x, y: x if condition else y),
     )
 
 
@@ -266,6 +270,7 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
         cell.tangent,
         cell.readout,
     )
+    combine_items, items = cell.combine_items, variant.items
     distance, gain, unit = cell.distance, cell.gain, cell.unit
     same, unrelated, zero = cell.same, cell.unrelated, number(0)
     block, depth, bias = variant.block, variant.depth, variant.bias
@@ -321,6 +326,17 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
                 y = columns[unsigned(j + k * column_pitch + c * threads_across)]
                 for d in range(down):
                     angle[d * across + c] += combine(x[d], y)
+
+    @_device
+    def add_item(angle: Any, rows: Any, i: Any, columns: Any, j: Any) -> None:
+        """Add the item, whose weight and id are staged at i and j, to the angle of every pair."""
+        for d in range(down):
+            at = i + d * threads_down
+            x, item = rows[unsigned(at)], rows[unsigned(at + row_pitch)]
+            for c in range(across):
+                at = j + c * threads_across
+                y, other = columns[unsigned(at)], columns[unsigned(at + column_pitch)]
+                angle[d * across + c] += combine_items(x, y, item == other)
 
     @_device
     def advance_pair(
@@ -389,7 +405,12 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
         angle = cuda.local.array(pairs, number)
         n = 1 if one_input else inputs
         clear(angle)
-        add_inputs(angle, rows, i + row_pitch, columns, j + column_pitch, n)
+        if items:
+            add_item(angle, rows, i + row_pitch, columns, j + column_pitch)
+            y, x = i + 3 * row_pitch, j + 3 * column_pitch
+            add_inputs(angle, rows, y, columns, x, n - 2)
+        else:
+            add_inputs(angle, rows, i + row_pitch, columns, j + column_pitch, n)
         advance_layer(0, h, g, angle, rows, i, columns, j)
         i += (1 + n) * row_pitch
         j += (1 + n) * column_pitch
@@ -474,6 +495,10 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
         angle = cuda.local.array(pairs, number)
         clear(angle)
         k = 0
+        if items:
+            stage_both(stages, sides, offsets, steps, 1, 2)
+            add_item(angle, stages[0], i, stages[1], j)
+            k = 2
         while k < inputs:
             n = min(places, inputs - k)
             stage_both(stages, sides, offsets, steps, 1 + k, n)

@@ -2,8 +2,8 @@
 
 A compiled loop, on a CPU or a GPU, takes a slab as a `Side` and the run-time facts of a sweep as a
 `Shape`. The features of one step are, in this order: of the first layer the recurrent share, then
-the inputs; of every other layer the recurrent share, the share of the layer below, then the bias
-if there is one.
+the inputs (of items the weight and the id, then the bias); of every other layer the recurrent
+share, the share of the layer below, then the bias if there is one.
 """
 
 from dataclasses import dataclass
@@ -26,13 +26,14 @@ class Shape(NamedTuple):
     ----------
     features : numbers a step, of all layers
     depth : layers
-    inputs : of the first layer, with the bias where there is one
+    inputs : numbers that the first layer takes in, with the bias where there is one
     bias : inputs of every other layer: 1 with a bias, else 0
     first_trained : layers below it have no tangent part; ``depth`` for the NNGP kernel
     grid : whether every diagonal t - t' is walked ("mean"), else the one that ends in both ends
     every_step, last_step : which cells of the end-aligned diagonal are read out; a cell that is
         both is read twice
     shared_start : whether different sequences start from one hidden state
+    items : whether the first two inputs are an item's weight and its id
     """
 
     features: int
@@ -44,6 +45,7 @@ class Shape(NamedTuple):
     every_step: bool
     last_step: bool
     shared_start: bool
+    items: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,7 @@ def make_side(direction: Direction, slab: Slab, order: NDArray[np.int64]) -> Sid
 
 def step_features(direction: Direction, *, weighted: bool = False, xp: Any = np) -> Array:
     """The features of all steps, flat, as arrays of ``xp``; the readout weight last if wanted."""
-    parts = []
-    for layer in direction.layers:
-        parts.append(layer.recurrent[None])
-        if layer.below is not None:
-            parts.append(layer.below[None])
-        parts.append(layer.inputs)
+    parts = [part for layer in direction.layers for part in layer.numbers()]
     if weighted:
         parts.append(direction.output[None])
     flat: Array = xp.ascontiguousarray(xp.concatenate(parts).T).reshape(-1)
@@ -90,11 +87,12 @@ def step_features(direction: Direction, *, weighted: bool = False, xp: Any = np)
 
 def make_shape(recursion: Recursion, direction: Direction) -> Shape:
     """What a sweep over this direction does."""
-    depth = len(direction.layers)
+    depth, first = len(direction.layers), direction.layers[0]
     return Shape(
-        features=sum(2 + len(layer.inputs) for layer in direction.layers) - 1,
+        features=sum(len(part) for layer in direction.layers for part in layer.numbers()),
         depth=depth,
-        inputs=len(direction.layers[0].inputs),
+        inputs=len(first.inputs) + (first.items is not None),
+        items=first.items is not None,
         bias=len(direction.layers[-1].inputs) if depth > 1 else 0,
         first_trained=recursion.frozen if recursion.tangent else depth,
         grid=recursion.readout == "mean",

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from rntk_dist.kernel import sensitivity
 from rntk_dist.kernel.arrays import Recursion, diagonal_values
 from rntk_dist.kernel.backends import tile_function
+from rntk_dist.kernel.scaling import scale_block
 from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slabs, stacked
 from rntk_dist.markup import card, facts, strong
-from rntk_dist.sequences import Sequences
+from rntk_dist.sequences import ItemIds, Sequences
 
 Activation = Literal["relu", "erf", "linear"]
 Readout = Literal["last", "per_step", "mean", "diagonal_authors"]
@@ -162,7 +163,7 @@ class RNTK:
         number = check_run_options(kind, dtype, "auto")
         self.check_sequences(sequences, None)
         side = prepared([self], sequences, kind, with_self=True)[0]
-        return self._diagonal(side, self._factor(side), number)
+        return self._diagonal(side, self.factor(side), number)
 
     def sensitivity(self, x: Any, y: Any, *, kind: Kind = "ntk") -> Float64:
         """Norm of the gradient of k(x, y) with respect to each step of x.
@@ -224,6 +225,10 @@ class RNTK:
             If the feature counts differ, or the readout needs equal lengths and they are not.
         """
         other = rows if columns is None else columns
+        if (rows.n_items is None) != (other.n_items is None):
+            raise ValueError(
+                f"X is {rows!r} and Y is {other!r}: compare items with items, or give one_hot()"
+            )
         if rows.n_features != other.n_features:
             raise ValueError(
                 f"X has {rows.n_features} features a step and Y has {other.n_features}: "
@@ -251,24 +256,39 @@ class RNTK:
 
         Of ``rows`` without columns the self values must be known. Raises OverflowError.
         """
-
-        def cast(array: NDArray[Any]) -> NDArray[Any]:
-            return array.astype(dtype, copy=False)
-
-        row = rows.slab.transfer(cast)
-        column = None if columns is None else columns.slab.transfer(cast)
-        values = tile_function(backend)(self.recursion(kind), row, column)
+        values = self.compare_unscaled(rows, columns, kind=kind, dtype=dtype, backend=backend)
         other = rows if columns is None else columns
-        row_factor = self._factor(rows)
-        column_factor = row_factor if columns is None else self._factor(columns)
-        _times_outer(values, row_factor, column_factor)
+        row_factor = self.factor(rows)
+        column_factor = row_factor if columns is None else self.factor(columns)
+        scale_block(values, row_factor, column_factor)
         if columns is None:
             np.fill_diagonal(values, self._diagonal(rows, row_factor, dtype))
         _refuse_overflow(values, rows.slab, other.slab)
         return values
 
-    def _factor(self, side: "Prepared") -> Float64:
-        """What turns relative values into kernel values, a factor for each sequence."""
+    def compare_unscaled(
+        self,
+        rows: "Prepared",
+        columns: "Prepared | None",
+        *,
+        kind: Kind,
+        dtype: np.dtype[Any],
+        backend: Backend,
+    ) -> NDArray[Any]:
+        """As `compare`, in units of the products of the sequences' `factor`; without diagonal."""
+
+        def cast(array: NDArray[Any]) -> NDArray[Any]:
+            return array.astype(dtype, copy=False)
+
+        for side in (rows, columns):
+            if side is not None:
+                _refuse_rounded_ids(side.slab, dtype)
+        row = rows.slab.transfer(cast)
+        column = None if columns is None else columns.slab.transfer(cast)
+        return tile_function(backend)(self.recursion(kind), row, column)
+
+    def factor(self, side: "Prepared") -> Float64:
+        """What turns relative values into kernel values, (n,): a factor for each sequence."""
         if not self.normalize:
             return side.slab.scale
         root = np.sqrt(side.known())
@@ -299,6 +319,11 @@ class Prepared:
     slab: Slab
     self_values: Float64 | None
 
+    def take(self, rows: NDArray[np.int64]) -> "Prepared":
+        """Some of the sequences; features are shared."""
+        values = self.self_values
+        return Prepared(self.slab.take(rows), None if values is None else values[rows])
+
     def known(self) -> Float64:
         """The self values. Raises ValueError if they were not asked for."""
         if self.self_values is None:
@@ -322,12 +347,14 @@ def prepared(
     return [Prepared(slab, part) for slab, part in zip(slabs, parts, strict=True)]
 
 
-def _times_outer(values: NDArray[Any], rows: Float64, columns: Float64) -> None:
-    """``values * rows[:, None] * columns``, through float64 a stripe at a time, in place."""
-    with np.errstate(over="ignore"):  # refused afterwards, with the sequences' names
-        for i in range(0, len(values), 64):
-            stripe = values[i : i + 64]
-            stripe[...] = stripe * (rows[i : i + 64, None] * columns)
+def _refuse_rounded_ids(slab: Slab, dtype: np.dtype[Any]) -> None:
+    """Loops tell items apart by their ids as numbers, of which float32 has 2^24."""
+    items = slab.directions[0].layers[0].items
+    if items is not None and dtype == np.float32 and items.max() >= 2**24:
+        raise ValueError(
+            f"id {items.max():.0f} is no float32 number: number the items that occur from 0 on, "
+            "or use dtype float64"
+        )
 
 
 def _refuse_overflow(values: NDArray[Any], rows: Slab, columns: Slab) -> None:
@@ -388,6 +415,8 @@ def _flag(name: str, value: object) -> bool:
 
 
 def _single(x: Any, name: str) -> Sequences:
+    if isinstance(x, ItemIds):
+        return Sequences.from_arrays([x])  # which refuses them
     array = np.asarray(x)
     if array.ndim not in (1, 2):
         raise ValueError(

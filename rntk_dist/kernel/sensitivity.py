@@ -49,6 +49,8 @@ def gradient(
     OverflowError
         If a value or a gradient exceeds float64.
     """
+    for side in (x, y):
+        side.require_numbers("a gradient")
     given = np.ones(len(y)) if weights is None else weights
     if not kernel.normalize:
         return _value_and_gradient(kernel, x, y, given, kind, same=False)[1]

@@ -100,11 +100,23 @@ class Layer:
     recurrent : (steps,) the share of the previous step, A in cell.py
     below : (steps,) the share of the layer below, B; None in the first layer
     inputs : (k, steps) the inputs (first layer) and the bias where there is one
+    items : (steps,) where the first of the inputs is one-hot, its coordinate at each step, as a
+        number that is an integer; else None
     """
 
     recurrent: Array
     below: Array | None
     inputs: Array
+    items: Array | None = None
+
+    def numbers(self) -> list[Array]:
+        """All features as (k, steps) arrays: the order in which compiled loops take them."""
+        parts = [self.recurrent[None]]
+        if self.below is not None:
+            parts.append(self.below[None])
+        if self.items is None:
+            return [*parts, self.inputs]
+        return [*parts, self.inputs[:1], self.items[None], self.inputs[1:]]
 
 
 @dataclass(frozen=True)
@@ -161,6 +173,7 @@ class Slab:
                         convert(layer.recurrent),
                         None if layer.below is None else convert(layer.below),
                         convert(layer.inputs),
+                        None if layer.items is None else convert(layer.items),
                     )
                     for layer in direction.layers
                 ),
@@ -247,10 +260,12 @@ def _side_by_side(directions: tuple[Direction, ...]) -> Direction:
 
 def _joined(layers: tuple[Layer, ...]) -> Layer:
     below = [layer.below for layer in layers if layer.below is not None]
+    items = [layer.items for layer in layers if layer.items is not None]
     return Layer(
         np.concatenate([layer.recurrent for layer in layers]),
         np.concatenate(below) if below else None,
         np.concatenate([layer.inputs for layer in layers], axis=1),
+        np.concatenate(items) if items else None,
     )
 
 
@@ -263,9 +278,9 @@ def make_directions(
     kernels: Sequence["RNTK"], sequences: Sequences
 ) -> list[tuple[Direction, Float64]]:
     """`make_direction` of each kernel, all of one `shape_of`."""
-    steps, m = sequences.values.shape
+    steps, m = len(sequences.values), sequences.n_features
     norm, depth = NORMS[kernels[0].activation], kernels[0].depth
-    values, walk = sequences.values.astype(np.float64), _Walk.through(sequences)
+    (values, items), walk = _inputs(sequences), _Walk.through(sequences)
     scaled = [values * (kernel.sigma_u / np.sqrt(m)) for kernel in kernels]
     from_below = [np.einsum("ik,ik->i", each, each) for each in scaled]
     lift: list[Float64 | None] = [None] * len(kernels)
@@ -281,12 +296,21 @@ def make_directions(
             q = variances[i, k]
             outputs[i] = output = norm.output(q)
             parts = [*scaled[i].T] if k == 0 else []
-            layers[i].append(_layer(kernel, sequences, q, output, parts, lift[i]))
+            layer = _layer(kernel, sequences, q, output, parts, lift[i])
+            layers[i].append(replace(layer, items=items) if k == 0 else layer)
             from_below[i], lift[i] = kernel.sigma_u**2 * norm.variance(q), kernel.sigma_u * output
     return [
         (Direction(tuple(layers[i]), kernel.sigma_v * outputs[i]), variances[i])
         for i, kernel in enumerate(kernels)
     ]
+
+
+def _inputs(sequences: Sequences) -> tuple[Float64, Float64 | None]:
+    """The inputs (steps, k), and of items, whose one-hot vectors have the one 1, which it is."""
+    values = sequences.values.astype(np.float64)
+    if sequences.n_items is None:
+        return values, None
+    return np.ones_like(values), values[:, 0]
 
 
 def _layer(
