@@ -8,7 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import alternatives, end_to_end, jax_scan, scheduler, solvers, sweep, tiles
+from benchmarks import (
+    alternatives,
+    end_to_end,
+    jax_scan,
+    low_rank,
+    scheduler,
+    solvers,
+    sweep,
+    tiles,
+)
 from benchmarks.report import (
     Section,
     Target,
@@ -130,8 +139,27 @@ def _solvers(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("solvers-in-memory", title, solvers.held_table(found))
 
 
+def _low_rank(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = low_rank.measure_low_rank(low_rank.QUICK if quick else low_rank.Sizes())
+    targets += low_rank.low_rank_targets(found)
+    sizes = found.sizes
+    title = f"Ridge regression on {sizes.centers} centres, T = {sizes.steps}, float32"
+    yield Section("falkon", title, low_rank.falkon_table(found))
+    title = f"A walk over the columns of the centres, N = {sizes.falkon}"
+    yield Section("panels", title, low_rank.panels_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
-    None: (_headline_and_jax, _grid, _alternatives, _end_to_end, _scheduler, _sweep, _solvers),
+    None: (
+        _headline_and_jax,
+        _grid,
+        _alternatives,
+        _end_to_end,
+        _scheduler,
+        _sweep,
+        _solvers,
+        _low_rank,
+    ),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
     "alternatives": (_alternatives,),
@@ -139,6 +167,7 @@ PARTS: dict[str | None, tuple[Measure, ...]] = {
     "scheduler": (_scheduler,),
     "sweep": (_sweep,),
     "solvers": (_solvers,),
+    "low-rank": (_low_rank,),
 }
 
 
