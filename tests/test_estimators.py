@@ -118,6 +118,18 @@ def test_gaussian_process_normalises_targets_and_draws_functions() -> None:
     assert (np.abs(drawn.mean(axis=1) - mean) < 4 * error).all()
 
 
+def test_regressor_takes_centres_where_the_samples_are_too_many() -> None:
+    found = rd.RNTKRegressor(KERNEL, 0.3, n_components=9, random_state=3).fit(X, Y)
+    assert len(found.X_fit_) == 9
+    C, K = KERNEL(X, found.X_fit_), KERNEL(found.X_fit_)
+    dual = np.linalg.solve(C.T @ C + 0.3 * K, C.T @ Y)
+    expected = KERNEL(X_NEW, found.X_fit_) @ dual
+    np.testing.assert_allclose(found.predict(X_NEW), expected, atol=1e-4)
+    whole = rd.RNTKRegressor(KERNEL, 0.3).fit(X, Y).predict(X_NEW)
+    every = rd.RNTKRegressor(KERNEL, 0.3, n_components=len(X), landmarks="leverage").fit(X, Y)
+    np.testing.assert_allclose(every.predict(X_NEW), whole, atol=1e-4)
+
+
 def test_transformer_gives_kernel_values_or_nystroems_features() -> None:
     plain = rd.RNTKTransformer(KERNEL).fit(X)
     np.testing.assert_allclose(plain.transform(X_NEW), KERNEL(X_NEW, X))

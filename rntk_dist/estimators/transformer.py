@@ -11,7 +11,6 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from rntk_dist.computed import Computed
 from rntk_dist.estimators.inputs import sequences_of
 from rntk_dist.estimators.kernel_estimator import KernelEstimator
 from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind, require_one_of
@@ -123,6 +122,6 @@ class RNTKTransformer(
             )
         if self.landmarks == "uniform":
             return np.sort(random.permutation(n)[: self.n_components])
-        matrix = Computed(self.kernel_, X, kind=self.kind, dtype=self.dtype, backend=self.backend)
+        matrix = self._computed(X)
         seed = int(random.randint(2**31))
         return choose_landmarks(matrix, self.n_components, self.landmarks, seed).indices
