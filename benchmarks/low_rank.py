@@ -24,7 +24,7 @@ from rntk_dist.sequences import Sequences
 from rntk_dist.solve.conjugate_gradients import Options
 from rntk_dist.solve.falkon import Falkon, FalkonWay
 from rntk_dist.solve.kernel_ridge import KernelRidge, Way
-from rntk_dist.solve.panels import Panels
+from rntk_dist.solve.panels import Panels, add_normal
 
 MIB = 2**20
 KERNEL = RNTK(readout="per_step", normalize=True)
@@ -163,9 +163,9 @@ def _panels(sizes: Sizes, n: int) -> dict[str, Any]:
         walk = Panels(matrix, centers, "auto", 0, Path(folder) / "panels")
         choice = walk.choice
         rows, panel = next(iter(walk))
-        V = np.ones((len(centers), 1))
+        V, out = np.ones((len(centers), 1)), np.zeros((len(centers), 1))
         started = time.perf_counter()
-        panel.astype(np.float64).T @ (panel.astype(np.float64) @ V)
+        add_normal(out, panel, V)
         multiplied = time.perf_counter() - started
     share = n / (rows.stop - rows.start)
     return {

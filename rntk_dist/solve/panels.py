@@ -27,7 +27,7 @@ type Panel = Literal["auto", "compute", "memory", "store"]
 WAYS: tuple[Panel, ...] = get_args(Panel.__value__)
 
 PANEL_BYTES = 64 * 2**20
-STRIPE_BYTES = 4 * 2**20
+STRIPE_BYTES = 2**20
 """Of a panel in float64 at a time: both of its products are made while it is near."""
 
 ROW_STEP = 64
@@ -119,8 +119,7 @@ class Panels:
         """P^T P V (m, k), of V (m, k), in one walk."""
         out = np.zeros((self.shape[1], V.shape[1]))
         for _, panel in self:
-            for _, stripe in _stripes(panel):
-                out += stripe.T @ (stripe @ V)
+            add_normal(out, panel, V)
         return out
 
     # -- a panel -----------------------------------------------------------------------------------
@@ -205,6 +204,12 @@ class Panels:
         identity = hashlib.sha256(self.matrix.identity.encode() + self.centers.tobytes())
         dtype = self.matrix.dtype
         return RowStore.at(self.folder, self.shape, dtype, self.height, identity.hexdigest())
+
+
+def add_normal(out: Float64, panel: Block, V: Float64) -> None:
+    """Add P^T P V (m, k) of one panel P to `out`, in one walk over it."""
+    for _, stripe in _stripes(panel):
+        out += stripe.T @ (stripe @ V)
 
 
 def _stripes(panel: Block) -> Iterator[tuple[slice, Float64]]:
