@@ -321,7 +321,7 @@ def test_a_killed_fit_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_too_little_memory_is_refused_with_figures(
     K: np.ndarray, y: np.ndarray, centers: np.ndarray
 ) -> None:
-    with pytest.raises(SolverMemoryError, match="on 40 centres needs .* are left: take fewer"):
+    with pytest.raises(SolverMemoryError, match=r"on 40 centres needs .* are left: take fewer"):
         Falkon(way=FalkonWay(memory=1)).fit(Dense(K), y, centers)
     with pytest.raises(SolverMemoryError, match='are left for them: use panels "compute" or'):
         Panels(Dense(K), centers, "memory", N * M * 8 - 1, None)
