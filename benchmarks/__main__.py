@@ -12,6 +12,7 @@ from benchmarks import (
     alternatives,
     end_to_end,
     jax_scan,
+    low_rank,
     neighbors,
     scale,
     scheduler,
@@ -155,6 +156,16 @@ def _neighbors(quick: bool, targets: list[Target]) -> Iterator[Section]:
     yield Section("neighbors", title, neighbors.neighbors_table(found))
 
 
+def _low_rank(quick: bool, targets: list[Target]) -> Iterator[Section]:
+    found = low_rank.measure_low_rank(low_rank.QUICK if quick else low_rank.Sizes())
+    targets += low_rank.low_rank_targets(found)
+    sizes = found.sizes
+    title = f"Ridge regression on {sizes.centers} centres, T = {sizes.steps}, float32"
+    yield Section("falkon", title, low_rank.falkon_table(found))
+    title = f"A walk over the columns of the centres, N = {sizes.falkon}"
+    yield Section("panels", title, low_rank.panels_table(found))
+
+
 PARTS: dict[str | None, tuple[Measure, ...]] = {
     None: (
         _headline_and_jax,
@@ -166,6 +177,7 @@ PARTS: dict[str | None, tuple[Measure, ...]] = {
         _solvers,
         _scale,
         _neighbors,
+        _low_rank,
     ),
     "tiles": (_headline, _grid),
     "jax": (_headline_and_jax,),
@@ -176,6 +188,7 @@ PARTS: dict[str | None, tuple[Measure, ...]] = {
     "solvers": (_solvers,),
     "scale": (_scale,),
     "neighbors": (_neighbors,),
+    "low-rank": (_low_rank,),
 }
 
 

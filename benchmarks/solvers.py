@@ -20,7 +20,7 @@ import zarr
 from scipy.linalg import lapack
 
 from benchmarks.report import Target, table
-from benchmarks.timing import best_in_turns
+from benchmarks.timing import best_in_turns, peak_memory
 from rntk_dist.gram import Gram, open_gram
 from rntk_dist.kernel.rntk import RNTK
 from rntk_dist.manifest import Manifest
@@ -166,7 +166,12 @@ def _iterate(location: str, sizes: Sizes) -> dict[str, float]:
     seconds = time.perf_counter() - started
     iterations = 0 if solution.history is None else len(solution.history) - 1
     residual = float(solution.residuals.max())
-    return {"seconds": seconds, "iterations": iterations, "residual": residual, "peak": _peak()}
+    return {
+        "seconds": seconds,
+        "iterations": iterations,
+        "residual": residual,
+        "peak": peak_memory(),
+    }
 
 
 def _factorise(location: str, sizes: Sizes) -> dict[str, float]:
@@ -176,12 +181,12 @@ def _factorise(location: str, sizes: Sizes) -> dict[str, float]:
     factor = Factor.at(folder, gram, sizes.alpha, sizes.memory)
     factor.factorise(gram)
     seconds = time.perf_counter() - started
-    peak = _peak()
+    peak = peak_memory()
     y = _targets(len(gram), sizes.targets)
     x = factor.solve(y)
     systems = Systems(gram, y, np.full(sizes.targets, sizes.alpha))
     residual = float(systems.relative(systems.residuals(x)).max())
-    whole = max(peak, _peak())
+    whole = max(peak, peak_memory())
     return {"seconds": seconds, "edge": factor.edge, "residual": residual, "peak": whole}
 
 
@@ -191,7 +196,7 @@ def _in_memory(location: str, sizes: Sizes) -> dict[str, float]:
     started = time.perf_counter()
     _, failed = lapack.dpotrf(square.T, lower=0, clean=0, overwrite_a=1)
     assert not failed
-    return {"seconds": time.perf_counter() - started, "peak": _peak()}
+    return {"seconds": time.perf_counter() - started, "peak": peak_memory()}
 
 
 def _process(location: str, sizes: Sizes) -> dict[str, float]:
@@ -237,15 +242,7 @@ def _timed(fit: Callable[[], object], predict: Callable[[], object]) -> dict[str
     between = time.perf_counter()
     predict()
     ended = time.perf_counter()
-    return {"seconds": between - started, "predict": ended - between, "peak": _peak()}
-
-
-def _peak() -> float:
-    """The most memory that this process has had, in bytes, where Linux tells; else NaN."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    found = [float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
-    return found[0] if found else float("nan")
+    return {"seconds": between - started, "predict": ended - between, "peak": peak_memory()}
 
 
 # -- the report ------------------------------------------------------------------------------------

@@ -67,6 +67,14 @@ def _idlest(cores: set[int]) -> int:
     return min(cores, key=lambda core: load[core] if core < len(load) else 100.0)
 
 
+def peak_memory() -> float:
+    """The most memory that this process has had, in bytes, where Linux tells; else NaN."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+    return found[0] if found else float("nan")
+
+
 # -- the machine -----------------------------------------------------------------------------------
 
 

@@ -1,9 +1,9 @@
-"""Products of a stored matrix on a Dask cluster whose workers keep their tiles in memory.
+"""Products of a matrix on a Dask cluster whose workers keep their tiles in memory.
 
 Each worker process has a share of the tiles, the same one in every product. The first product reads
-them; what fits in the worker's room stays there, and only the rest is read again. A worker that has
-gone or come changes the shares, and what is then missing is read. The store stays the truth:
-nothing is lost with a worker but time.
+them from a store, or has them computed; what fits in the worker's room stays there, and only the
+rest is read again. A worker that has gone or come changes the shares, and what is then missing is
+read. The source of the tiles stays the truth: nothing is lost with a worker but time.
 
 Memory: of a worker its room, by default half of its memory limit, and one tile a thread besides;
 of the client one (n, k) result at a time.
@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from types import TracebackType
-from typing import Any, Self, cast, override
+from typing import Any, Protocol, Self, cast, override
 
 import dask
 import numpy as np
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from rntk_dist.operators import Block, Float64, Indices, Operator, View
 from rntk_dist.plan import Plan, Tile
-from rntk_dist.store import GramStore
 from rntk_dist.tile_product import multiply
 
 SHARE_OF_LIMIT = 0.5
@@ -40,24 +39,41 @@ class NoWorkerError(RuntimeError):
     """A cluster that is to multiply has no worker."""
 
 
+class TileSource(Protocol):
+    """Where a worker has tiles from: a store that holds them, or a kernel that computes them."""
+
+    @property
+    def plan(self) -> Plan:
+        """How the matrix is cut into tiles."""
+        ...
+
+    def opener(self) -> Callable[[], TileSource]:
+        """What gives the source on a worker."""
+        ...
+
+    def read_tile(self, tile: Tile) -> Block:
+        """The values of a tile."""
+        ...
+
+
 class OnCluster(View):
-    """A stored matrix whose products a cluster computes; blocks and diagonal are read here.
+    """A matrix whose products a cluster computes; blocks and diagonal are read here.
 
     A context manager: on leaving, the workers drop the tiles that they keep.
     """
 
     def __init__(
-        self, inner: Operator, store: GramStore, client: Client, room: int | None = None
+        self, inner: Operator, source: TileSource, client: Client, room: int | None = None
     ) -> None:
         """`room` is the bytes of tiles that each worker process keeps, by default half its limit.
 
         Raises NoWorkerError if the client's cluster has no worker.
         """
         super().__init__(inner)
-        self.client, self.plan = client, store.plan
+        self.client, self.plan = client, source.plan
         self._name = f"rntk_dist-tiles-{uuid.uuid4().hex}"
         self._shares = _shares(_threads(client), self.plan)
-        client.register_plugin(TileKeeper(store.opener(), room), name=self._name)
+        client.register_plugin(TileKeeper(source.opener(), room), name=self._name)
 
     # -- as what it multiplies ---------------------------------------------------------------------
 
@@ -159,7 +175,7 @@ def _shares(workers: Mapping[str, int], plan: Plan) -> dict[str, list[Tile]]:
 class TileKeeper(WorkerPlugin):
     """The tiles that a worker process keeps of one matrix."""
 
-    def __init__(self, opener: Callable[[], GramStore], room: int | None) -> None:
+    def __init__(self, opener: Callable[[], TileSource], room: int | None) -> None:
         self._opener, self._asked = opener, room
         self.tiles: dict[Tile, Block] = {}
 
@@ -167,7 +183,7 @@ class TileKeeper(WorkerPlugin):
         """What cannot travel is made here."""
         limit = worker.memory_manager.memory_limit or MEMORY_LIMIT
         self.room = int(limit * SHARE_OF_LIMIT) if self._asked is None else self._asked
-        self._lock, self._store = threading.Lock(), self._opener()
+        self._lock, self._source = threading.Lock(), self._opener()
 
     def teardown(self, worker: Worker) -> None:
         """Drop the tiles."""
@@ -178,18 +194,18 @@ class TileKeeper(WorkerPlugin):
         with self._lock:
             size = sum(block.nbytes for block in self.tiles.values())
             missing = [tile for tile in tiles if tile not in self.tiles]
-            plan = self._store.plan
+            plan = self._source.plan
             wanted = sum(_nbytes(plan, tile) for tile in missing)
             if size + wanted > self.room:
                 self.tiles = {t: self.tiles[t] for t in tiles if t in self.tiles}
             self._left = self.room - sum(block.nbytes for block in self.tiles.values())
 
     def read(self, tile: Tile) -> Block:
-        """The values of a tile, from memory or the store; kept if there is room."""
+        """The values of a tile, from memory or the source; kept if there is room."""
         with self._lock:
             if tile in self.tiles:
                 return self.tiles[tile]
-        block = self._store.read_tile(tile)
+        block = self._source.read_tile(tile)
         with self._lock:
             if block.nbytes <= self._left:
                 self.tiles[tile] = block

@@ -10,6 +10,7 @@ from benchmarks import (
     alternatives,
     end_to_end,
     jax_scan,
+    low_rank,
     neighbors,
     report,
     solvers,
@@ -88,6 +89,17 @@ def test_pure_kernel_time_and_parts_of_a_task(tmp_path: Path) -> None:
     parts = end_to_end.parts_of_a_task(store)
     whole = parts.pop("the whole task")
     assert sum(parts.values()) == pytest.approx(whole)
+
+
+@pytest.mark.slow
+def test_fits_on_centres_are_measured_each_in_its_own_process() -> None:
+    sizes = low_rank.Sizes(falkon=400, centers=30, exact=100, stored=150, test=40, steps=8)
+    found = low_rank.measure_low_rank(sizes)
+    assert all(fit["seconds"] > 0 for fit in found.fits.values())
+    assert all(0 < fit["rmse"] < 1 for fit in found.fits.values())
+    assert len(low_rank.falkon_table(found).splitlines()) == 2 + len(found.fits)
+    assert "computed anew" in low_rank.panels_table(found)
+    assert len(low_rank.low_rank_targets(found)) == 4
 
 
 @pytest.mark.slow

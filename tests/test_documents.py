@@ -19,8 +19,15 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def slow_if_long(document: Path) -> object:
-    # They start clusters.
-    long = document.name in {"estimators.md", "guide.md", "neighbors.md", "README.md", "solvers.md"}
+    # They start clusters, or have many blocks.
+    long = document.name in {
+        "estimators.md",
+        "guide.md",
+        "low_rank.md",
+        "neighbors.md",
+        "README.md",
+        "solvers.md",
+    }
     return pytest.param(document, marks=[pytest.mark.slow] if long else [], id=document.name)
 
 

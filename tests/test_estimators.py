@@ -43,7 +43,13 @@ ALL = (rd.RNTKClassifier, rd.RNTKRegressor, rd.RNTKGaussianProcess, rd.RNTKTrans
 
 
 @parametrize_with_checks(
-    [rd.RNTKClassifier(), rd.RNTKRegressor(), rd.RNTKGaussianProcess(), rd.RNTKTransformer()]
+    [
+        rd.RNTKClassifier(),
+        rd.RNTKRegressor(),
+        rd.RNTKGaussianProcess(),
+        rd.RNTKTransformer(),
+        rd.RNTKTransformer(n_components=1, landmarks="leverage"),
+    ]
 )
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     """No failure is expected."""
@@ -112,6 +118,18 @@ def test_gaussian_process_normalises_targets_and_draws_functions() -> None:
     assert (np.abs(drawn.mean(axis=1) - mean) < 4 * error).all()
 
 
+def test_regressor_takes_centres_where_the_samples_are_too_many() -> None:
+    found = rd.RNTKRegressor(KERNEL, 0.3, n_components=9, random_state=3).fit(X, Y)
+    assert len(found.X_fit_) == 9
+    C, K = KERNEL(X, found.X_fit_), KERNEL(found.X_fit_)
+    dual = np.linalg.solve(C.T @ C + 0.3 * K, C.T @ Y)
+    expected = KERNEL(X_NEW, found.X_fit_) @ dual
+    np.testing.assert_allclose(found.predict(X_NEW), expected, atol=1e-4)
+    whole = rd.RNTKRegressor(KERNEL, 0.3).fit(X, Y).predict(X_NEW)
+    every = rd.RNTKRegressor(KERNEL, 0.3, n_components=len(X), landmarks="leverage").fit(X, Y)
+    np.testing.assert_allclose(every.predict(X_NEW), whole, atol=1e-4)
+
+
 def test_transformer_gives_kernel_values_or_nystroems_features() -> None:
     plain = rd.RNTKTransformer(KERNEL).fit(X)
     np.testing.assert_allclose(plain.transform(X_NEW), KERNEL(X_NEW, X))
@@ -124,6 +142,19 @@ def test_transformer_gives_kernel_values_or_nystroems_features() -> None:
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, rtol=1e-6)
     every = rd.RNTKTransformer(KERNEL, n_components=len(X)).fit_transform(X)
     np.testing.assert_allclose(every @ every.T, KERNEL(X), atol=1e-9)
+
+
+@pytest.mark.parametrize("landmarks", ["leverage", "kmeans++", "cholesky"])
+def test_landmarks_may_be_chosen_by_the_kernel(landmarks: Any) -> None:
+    some = rd.RNTKTransformer(KERNEL, 9, landmarks=landmarks, random_state=3)
+    features = some.fit_transform(X)
+    B = X[some.component_indices_]
+    expected = KERNEL(X, B) @ np.linalg.solve(KERNEL(B), KERNEL(B, X))
+    np.testing.assert_allclose(features @ features.T, expected, rtol=1e-6, atol=1e-8)
+    again = rd.RNTKTransformer(KERNEL, 9, landmarks=landmarks, random_state=3).fit(X)
+    assert np.array_equal(some.component_indices_, again.component_indices_)
+    every = rd.RNTKTransformer(KERNEL, len(X), landmarks=landmarks).fit_transform(X)
+    np.testing.assert_allclose(every @ every.T, KERNEL(X), atol=1e-6)
 
 
 def test_landmarks_that_repeat_each_other_do_no_harm() -> None:
@@ -234,6 +265,8 @@ def test_what_is_no_kernel_or_no_option_is_refused() -> None:
         rd.RNTKClassifier().set_params(kernel__sigma=1.0)
     with pytest.raises(ValueError, match="n_components is 25 for 24 training samples"):
         rd.RNTKTransformer(n_components=25).fit(X)
+    with pytest.raises(ValueError, match="landmarks is 'best': choose one of uniform, leverage"):
+        rd.RNTKTransformer(n_components=2, landmarks="best").fit(X)
     with pytest.raises(ValueError, match="found return_std and return_cov"):
         rd.RNTKGaussianProcess().fit(X, Y).predict(X, return_std=True, return_cov=True)
     with pytest.raises(ValueError, match=r"alpha is -1.0: give a finite variance"):

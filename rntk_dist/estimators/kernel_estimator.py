@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from sklearn.base import BaseEstimator
 
+from rntk_dist.computed import Computed
 from rntk_dist.estimators.inputs import sequences_of
 from rntk_dist.estimators.sources import StoredGram
 from rntk_dist.estimators.values import KernelValues
@@ -72,6 +73,10 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]
             self.values_ = replace(self.values_, kernel=stored.gram.kernel)
         self.kernel_ = self.values_.kernel
         return sequences
+
+    def _computed(self, X: Sequences) -> Computed:
+        """The kernel of samples, never held whole; what store and memory know is not read."""
+        return Computed(self.kernel_, X, kind=self.kind, dtype=self.dtype, backend=self.backend)
 
 
 def _given(kernel: RNTK | None) -> RNTK:

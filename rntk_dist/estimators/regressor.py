@@ -8,17 +8,24 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from rntk_dist.estimators.inputs import sequences_of
 from rntk_dist.estimators.kernel_estimator import KernelEstimator
-from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
+from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind, require_one_of
 from rntk_dist.operators import Dense
+from rntk_dist.sequences import Sequences
+from rntk_dist.solve.falkon import Falkon
 from rntk_dist.solve.kernel_ridge import KernelRidge
+from rntk_dist.solve.landmarks import RULES, Rule
 
 
 class RNTKRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
     """Kernel ridge regression of sequences, f(x) = k(x, X) (K + alpha I)^-1 y; with no intercept.
+
+    With `n_components` it is that among functions of so many of the samples, for more samples than
+    fit as a matrix: see `rntk_dist.solve.falkon`.
 
     Parameters
     ----------
@@ -27,15 +34,21 @@ class RNTKRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         ``kernel__sigma_w``.
     alpha : float, or one for each target
         The larger, the more regularised; 0 interpolates, where the matrix is positive definite.
+    n_components : int, optional
+        Number of centres. Their kernel with all samples is computed, whatever store or memory know.
+    landmarks : {"uniform", "leverage", "kmeans++", "cholesky"}
+        How centres are chosen.
+    random_state : int, RandomState or None
+        What they are drawn by.
     kind, dtype, backend, store, memory
         As for `RNTKClassifier`.
 
     Attributes
     ----------
     X_fit_ : Sequences
-        The n training samples.
-    machine_ : rntk_dist.solve.kernel_ridge.KernelRidge
-        Fitted to their kernel matrix.
+        The n training samples, or the centres among them.
+    machine_ : KernelRidge, or Falkon where there are centres
+        Fitted to the kernel of the training samples.
     kernel_ : RNTK
     n_features_in_ : int
         Steps T, if the training samples were an array.
@@ -53,6 +66,9 @@ class RNTKRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         kernel: RNTK | None = None,
         alpha: ArrayLike = 1.0,
         *,
+        n_components: int | None = None,
+        landmarks: Rule = "uniform",
+        random_state: Any = None,
         kind: Kind = "ntk",
         dtype: DType = "float64",
         backend: Backend = "auto",
@@ -63,6 +79,9 @@ class RNTKRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
             kernel, kind=kind, dtype=dtype, backend=backend, store=store, memory=memory
         )
         self.alpha = alpha
+        self.n_components = n_components
+        self.landmarks = landmarks
+        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -78,8 +97,18 @@ class RNTKRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         targets = validate_data(self, y=y, multi_output=True, y_numeric=True)
         self.X_fit_ = self._begin(X)
         check_consistent_length(self.X_fit_, targets)
+        require_one_of("landmarks", self.landmarks, RULES)
+        if self.n_components is not None:
+            return self._fit_to_centers(self.X_fit_, targets, self.n_components)
         square = Dense(self.values_.square(self.X_fit_), symmetric=True)
-        self.machine_ = KernelRidge(self.alpha).fit(square, targets)
+        self.machine_: KernelRidge | Falkon = KernelRidge(self.alpha).fit(square, targets)
+        return self
+
+    def _fit_to_centers(self, X: Sequences, targets: ArrayLike, count: int) -> Self:
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        falkon = Falkon(self.alpha, count, rule=self.landmarks, seed=seed)
+        self.machine_ = falkon.fit(self._computed(X), targets)
+        self.X_fit_ = X[falkon.centers_]
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:

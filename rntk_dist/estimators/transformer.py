@@ -7,14 +7,16 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from rntk_dist.estimators.inputs import sequences_of
 from rntk_dist.estimators.kernel_estimator import KernelEstimator
-from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind
+from rntk_dist.kernel.rntk import RNTK, Backend, DType, Kind, require_one_of
+from rntk_dist.sequences import Sequences
+from rntk_dist.solve.landmarks import RULES, Rule, choose_landmarks
+from rntk_dist.solve.nystroem import inverse_root
 
 type Float64 = NDArray[np.float64]
 
@@ -28,7 +30,8 @@ class RNTKTransformer(
 
     Nystroem's features are k(x, B) k(B, B)^(-1/2) for landmarks B drawn from the training samples:
     their inner products approach the kernel. Williams and Seeger, Using the Nystroem method to
-    speed up kernel machines (2001).
+    speed up kernel machines (2001). For samples that do not fit into memory see
+    `rntk_dist.solve.nystroem`.
 
     Parameters
     ----------
@@ -37,6 +40,10 @@ class RNTKTransformer(
         ``kernel__sigma_w``.
     n_components : int, optional
         Number of landmarks. Without it the features are k(x, X_fit), all training samples.
+    landmarks : {"uniform", "leverage", "kmeans++", "cholesky"}
+        How they are chosen; see `rntk_dist.solve.landmarks`. All but the first look at the kernel,
+        which is computed for that and not kept; where fewer samples differ, "kmeans++" and
+        "cholesky" take fewer.
     random_state : int, RandomState or None
         What landmarks are drawn by.
     kind, dtype, backend, store, memory
@@ -67,6 +74,7 @@ class RNTKTransformer(
         kernel: RNTK | None = None,
         n_components: int | None = None,
         *,
+        landmarks: Rule = "uniform",
         random_state: Any = None,
         kind: Kind = "ntk",
         dtype: DType = "float64",
@@ -78,12 +86,13 @@ class RNTKTransformer(
             kernel, kind=kind, dtype=dtype, backend=backend, store=store, memory=memory
         )
         self.n_components = n_components
+        self.landmarks = landmarks
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Take n sequences as training samples; raises ValueError for more landmarks than those."""
         sequences = self._begin(X)
-        self.component_indices_ = self._chosen(len(sequences))
+        self.component_indices_ = self._chosen(sequences)
         self.components_ = sequences[self.component_indices_]
         self.normalization_ = None
         if self.n_components is not None:
@@ -98,7 +107,9 @@ class RNTKTransformer(
         across = self.values_.across(sequences, self.components_)
         return across if self.normalization_ is None else across @ self.normalization_
 
-    def _chosen(self, n: int) -> NDArray[np.int64]:
+    def _chosen(self, X: Sequences) -> NDArray[np.int64]:
+        require_one_of("landmarks", self.landmarks, RULES)
+        n, random = len(X), check_random_state(self.random_state)
         if self.n_components is None:
             return np.arange(n)
         if not 1 <= self.n_components <= n:
@@ -106,15 +117,8 @@ class RNTKTransformer(
                 f"n_components is {self.n_components} for {n} training samples: give 1 to {n}, or "
                 "None for all of them"
             )
-        drawn = check_random_state(self.random_state).permutation(n)[: self.n_components]
-        return np.sort(drawn)
-
-
-def inverse_root(square: Float64) -> Float64:
-    """K^(-1/2) of a positive semi-definite K (n, n), and 0 where K is 0 up to rounding."""
-    values, vectors = eigh(square)
-    least = len(square) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    kept = values > least
-    roots = vectors[:, kept] / np.sqrt(values[kept])
-    found: Float64 = roots @ vectors[:, kept].T
-    return found
+        if self.landmarks == "uniform":
+            return np.sort(random.permutation(n)[: self.n_components])
+        matrix = self._computed(X)
+        seed = int(random.randint(2**31))
+        return choose_landmarks(matrix, self.n_components, self.landmarks, seed).indices

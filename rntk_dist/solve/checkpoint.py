@@ -38,7 +38,8 @@ class Checkpoint:
         """
         path = self._path(name)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # NumPy leaves a file that it has opened itself and cannot read unclosed.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
             identity = str(arrays.pop("identity"))
         except FileNotFoundError:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rntk_dist.solve.checkpoint import Checkpoint
-from rntk_dist.solve.preconditioner import Preconditioner
+from rntk_dist.solve.preconditioner import LikeAnInverse, Preconditioner
 from rntk_dist.solve.systems import (
     Float64,
     NotConvergedError,
@@ -88,18 +88,22 @@ def solve_by_iteration(
     systems: Systems,
     options: Options | None = None,
     on_iteration: Callable[[int, Float64], None] | None = None,
+    preconditioner: LikeAnInverse | None = None,
 ) -> Solution:
     """The solution of all systems to a relative residual of `tol` each.
 
-    `on_iteration` gets the number of iterations and the relative residuals (c,). Memory is that of
-    the product, 8 n (5 c + 3 rank) bytes and the preconditioner's columns.
+    `on_iteration` gets the number of iterations and the relative residuals (c,). A `preconditioner`
+    that is given is taken in place of one of `rank`, and must be the same bits where a killed solve
+    goes on. Memory is that of the product, 8 n (5 c + 3 rank) bytes and the preconditioner's
+    columns.
 
     Raises NotPositiveDefiniteError where a direction shows that the matrix is not,
     NotConvergedError where `max_iter` or rounding ends the iteration, IdentityError and
     CheckpointError for a folder that holds something else.
     """
     options = Options() if options is None else options
-    return _Iteration(systems, options, on_iteration or (lambda count, residuals: None)).run()
+    report = on_iteration or (lambda count, residuals: None)
+    return _Iteration(systems, options, report, preconditioner).run()
 
 
 @dataclass(eq=False)
@@ -109,6 +113,7 @@ class _Iteration:
     systems: Systems
     options: Options
     report: Callable[[int, Float64], None]
+    given: LikeAnInverse | None
     checkpoint: Checkpoint | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -195,8 +200,10 @@ class _Iteration:
         parts = (self.systems.identity(), self.options.rank, self.options.seed)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _preconditioner(self) -> Preconditioner:
+    def _preconditioner(self) -> LikeAnInverse:
         """The one that was kept: with another, the directions would not fit together."""
+        if self.given is not None:
+            return self.given
         kept = None if self.checkpoint is None else self.checkpoint.load("preconditioner")
         if kept is not None:
             return Preconditioner(**kept)
@@ -228,8 +235,7 @@ class _Iteration:
         return NotConvergedError(
             f"after {state.iterations} iterations the relative residual of system {worst}, alpha = "
             f"{self.systems.alphas[worst]:g}, is {state.history[-1][worst]:.1e}, not "
-            f"{self.options.tol:g}{kept}: raise max_iter, the rank of the preconditioner (now "
-            f"{self.options.rank}), or alpha"
+            f"{self.options.tol:g}{kept}: raise max_iter, {self.preconditioner.remedy}, or alpha"
         )
 
     def _stalled(self, state: State, found: Float64) -> NotConvergedError:

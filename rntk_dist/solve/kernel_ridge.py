@@ -28,6 +28,7 @@ from rntk_dist.solve.systems import (
     Solution,
     SolverMemoryError,
     Systems,
+    alphas_of,
     operator_of,
     targets_of,
 )
@@ -217,7 +218,7 @@ class KernelRidge:
         roots = _roots(sample_weight, len(each))
         if sample_weight is not None:
             operator = Rescaled(operator, roots, roots)
-        alphas = _alphas(self.alpha, each.shape[1])
+        alphas = alphas_of(self.alpha, each.shape[1])
         systems = Systems(operator, each * roots[:, None], alphas)
         way = Way() if self.way is None else self.way
         solution, self.solver_ = way.solve(systems, self.leave_one_out)
@@ -235,15 +236,6 @@ class KernelRidge:
         Raises ValueError for another number of columns.
         """
         return operator_of(X, symmetric=False) @ self.dual_coef_
-
-
-def _alphas(alpha: ArrayLike, n_targets: int) -> Float64:
-    given = np.asarray(alpha, np.float64).reshape(-1)
-    if len(given) not in (1, n_targets):
-        raise ValueError(
-            f"found {len(given)} alphas for {n_targets} targets: give one, or one for each"
-        )
-    return np.broadcast_to(given, (n_targets,)).copy()
 
 
 def _roots(weights: ArrayLike | None, n: int) -> Float64:

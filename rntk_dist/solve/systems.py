@@ -52,6 +52,16 @@ def targets_of(y: ArrayLike) -> Float64:
     return targets
 
 
+def alphas_of(alpha: ArrayLike, n_targets: int) -> Float64:
+    """One for each target (n_targets,); raises ValueError for another number of them."""
+    given = np.asarray(alpha, np.float64).reshape(-1)
+    if len(given) not in (1, n_targets):
+        raise ValueError(
+            f"found {len(given)} alphas for {n_targets} targets: give one, or one for each"
+        )
+    return np.broadcast_to(given, (n_targets,)).copy()
+
+
 def require_training(matrix: Operator, targets: Float64) -> None:
     """Raise ValueError unless the matrix is symmetric (n, n) and n finite targets come with it."""
     n, m = matrix.shape
@@ -67,6 +77,13 @@ def require_training(matrix: Operator, targets: Float64) -> None:
         )
     if not np.isfinite(targets).all():
         raise ValueError("found NaN or infinity among the targets: give finite values")
+
+
+def require_alphas(alphas: Float64) -> Float64:
+    """The same; raises ValueError unless they are finite and at least 0."""
+    if not (np.isfinite(alphas) & (alphas >= 0)).all():
+        raise ValueError(f"alpha holds {alphas.min()}: give finite numbers of at least 0")
+    return alphas
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +105,7 @@ class Systems:
                 f"found targets of shape {self.targets.shape} for {len(self.alphas)} alphas: give "
                 "a column for each system"
             )
-        if not (np.isfinite(self.alphas) & (self.alphas >= 0)).all():
-            raise ValueError(f"alpha holds {self.alphas.min()}: give finite numbers of at least 0")
+        require_alphas(self.alphas)
 
     def groups(self) -> Iterator[tuple[float, NDArray[np.int64]]]:
         """Each alpha once, and the columns that have it."""
