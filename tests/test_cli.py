@@ -40,7 +40,8 @@ from rntk_dist.tile_task import compute_tile
 
 COMMAND = Path(sys.executable).parent / "rntk-dist"
 COMMANDS = [
-    *("plan", "run", "resume", "append", "sweep", "submit", "status", "jobs", "cancel"),
+    *("plan", "run", "resume", "append", "sweep", "neighbors"),
+    *("submit", "status", "jobs", "cancel"),
     *("info", "verify", "repair", "export", "demo", "experiment"),
 ]
 KERNEL = RNTK(sigma_w=1.3, readout="per_step")
