@@ -67,9 +67,13 @@ class Wanted:
 
         Raises IdentityError if it holds another matrix, StoreFormatError if it is something else.
         """
-        if GramStore.is_interrupted(self.where) and has_lease(self.where):
-            return None
-        existing = self.stores.find(self.where, writable=writable)
+        try:
+            existing = self.stores.find(self.where, writable=writable)
+        except StoreFormatError:
+            # Asked afterwards, for a creation may begin, and come to its end, at any time.
+            if GramStore.is_interrupted(self.where) and has_lease(self.where):
+                return None
+            existing = self.stores.find(self.where, writable=writable)
         if existing is not None:
             tile = existing.plan.tile if self.tile is None else self.tile
             existing.check_identity(self._manifest(self._plan(tile)))

@@ -179,6 +179,34 @@ def interrupt(
         made(where, X)
 
 
+def test_a_creation_may_begin_and_end_while_it_is_looked_for(
+    where: Path, X: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process works between one look and the next."""
+    wanted, find = Wanted(str(where), KERNEL, X, tile=TILE), GramStore.find
+    begun = False
+
+    def first_begin(*args: Any, **options: Any) -> GramStore | None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            with pytest.raises(KeyboardInterrupt):
+                interrupt(where, X, "sequences", monkeypatch, KeyboardInterrupt())
+        return find(*args, **options)
+
+    def first_end(location: Any) -> bool:
+        monkeypatch.undo()
+        made(location, X)
+        return GramStore.is_interrupted(location)
+
+    monkeypatch.setattr(GramStore, "find", first_begin)
+    assert wanted.find() is None
+    monkeypatch.setattr(GramStore, "is_interrupted", staticmethod(first_end))
+    found = wanted.find()
+    assert found is not None
+    assert found.missing_tiles() == list(found.plan.tiles())
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_an_interrupted_creation_is_begun_anew(
     where: Path, X: Sequences, monkeypatch: pytest.MonkeyPatch, step: str

@@ -21,7 +21,7 @@ from rntk_dist.cli.routes import print_scales
 from rntk_dist.cli.sweeps import resume_sweep
 from rntk_dist.cli.workers import Workers, cluster_client, workers_client
 from rntk_dist.job_file import JobFile
-from rntk_dist.store import GramStore, locate, show
+from rntk_dist.store import GramStore, StoreFormatError, locate, show
 from rntk_dist.sweep_store import SweepStore, open_any
 
 if TYPE_CHECKING:
@@ -205,8 +205,10 @@ def _run(
 
 
 def _stored(store: str) -> int:
-    where = locate(store)
-    found = None if GramStore.is_interrupted(where) else GramStore.find(where)
+    try:
+        found = GramStore.find(locate(store))
+    except StoreFormatError:  # a creation that began, or something else, of which the run will tell
+        return 0
     return 0 if found is None else len(found.stored_tiles())
 
 

@@ -12,7 +12,7 @@ from rntk_dist.cli.output import Json, print_facts, shown_bytes, shown_seconds
 from rntk_dist.cli.workers import Workers, cluster_client, workers_client
 from rntk_dist.job_file import JobFile
 from rntk_dist.sequences import Sequences
-from rntk_dist.store import locate, show
+from rntk_dist.store import StoreFormatError, locate, show
 from rntk_dist.sweep_store import SweepStore
 
 if TYPE_CHECKING:
@@ -115,8 +115,10 @@ def _run(
 
 
 def _stored(store: str) -> int:
-    where = locate(store)
-    found = None if SweepStore.is_interrupted(where) else SweepStore.find(where)
+    try:
+        found = SweepStore.find(locate(store))
+    except StoreFormatError:  # a creation that began, or something else, of which the run will tell
+        return 0
     return 0 if found is None else len(found.stored())
 
 
