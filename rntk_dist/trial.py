@@ -88,6 +88,8 @@ def measured_rates(
     workers = available_workers(client, backend=wanted.backend)
     speed = measured_speed(Calibration.of(wanted), wanted.backend, workers, client)
     trial = Trial.of(pair_steps_of(wanted.X, wanted.work), speed, workers, seconds)
+    with scratch(wanted.where) as place:
+        _computed(wanted, *next(trial.sizes()), place, client)  # not counted: it may compile
     runs, reading = [], 0.0
     for number, (n, tile) in enumerate(trial.sizes()):
         with scratch(wanted.where) as place:
@@ -147,8 +149,8 @@ def solved(runs: list[Run]) -> tuple[float, float, float]:
     sizes = columns.max(axis=0)
     found, _ = nnls(columns / sizes, np.array([run.seconds for run in runs]))
     start, tile, pair_step = (found / sizes).tolist()
-    # Where all is start, a pair-step took no longer than the longest run says.
-    return start, tile, pair_step or max(run.seconds / run.pair_steps for run in runs)
+    # Where the runs tell nothing of it, a pair-step took no longer than the longest of them says.
+    return start, tile, pair_step or min(run.seconds / run.pair_steps for run in runs)
 
 
 def reading_speed(found: Gram) -> float:
