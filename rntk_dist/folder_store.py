@@ -22,6 +22,7 @@ import asyncio
 import errno
 import logging
 import os
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -67,6 +68,17 @@ def folder_of(location: str) -> Path | None:
         return Path(location)
     url = urlsplit(location)
     return Path(url.path) if url.scheme == "file" else None
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or where it is not there yet the nearest one above it that is."""
+    absolute = folder.absolute()
+    return next(path for path in (absolute, *absolute.parents) if path.exists())
+
+
+def free_bytes(folder: Path) -> int:
+    """What is left on the drive that a folder is on, or will be."""
+    return shutil.disk_usage(existing(folder)).free
 
 
 class FolderStore(LocalStore):

@@ -50,9 +50,9 @@ class Operator(ABC):
         """(rows, columns)."""
 
     @property
-    @abstractmethod
     def dtype(self) -> np.dtype[np.floating[Any]]:
-        """Of its values: float32 or float64."""
+        """Of its values: float32 or float64, which it is unless said otherwise."""
+        return np.dtype(np.float64)
 
     @property
     @abstractmethod
@@ -265,11 +265,6 @@ class View(Operator):
 
     @property
     @override
-    def dtype(self) -> np.dtype[np.floating[Any]]:
-        return np.dtype(np.float64)
-
-    @property
-    @override
     def symmetric(self) -> bool:
         return self.inner.symmetric
 
@@ -414,11 +409,6 @@ class WeightedSum(Operator):
     @override
     def shape(self) -> tuple[int, int]:
         return self.terms[0][1].shape
-
-    @property
-    @override
-    def dtype(self) -> np.dtype[np.floating[Any]]:
-        return np.dtype(np.float64)
 
     @property
     @override

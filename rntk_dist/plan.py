@@ -420,11 +420,10 @@ def choose_tile(
     seconds = total_pair_steps(work, samples) * seconds_per_pair_step
     n, m = len(samples.row_lengths), len(samples.columns)
     pairs = n * (n + 1) // 2 if samples.col_lengths is None else n * m
-    edge = edge_by_time(pairs, seconds, workers.count, task_seconds, tiles_per_worker)
-    if workers.memory:
-        most = int(workers.memory * block_share) // (itemsize * workers.threads)
-        edge = min(edge, isqrt(most) // TILE_STEP * TILE_STEP)
-    plan = samples.plan(max(edge, TILE_STEP), itemsize)
+    edge = choose_edge(
+        *(pairs, seconds, workers, itemsize), task_seconds, tiles_per_worker, block_share
+    )
+    plan = samples.plan(edge, itemsize)
     if workers.memory and worker_bytes(plan, work, samples, workers.threads) > workers.memory:
         fitting = largest_tile(plan, work, samples, workers)
         if not fitting:
@@ -433,21 +432,27 @@ def choose_tile(
     return plan.tile
 
 
-def edge_by_time(
+def choose_edge(
     pairs: int,
     seconds: float,
-    count: int,
+    workers: Workers,
+    itemsize: int,
     task_seconds: tuple[float, float] = (0.5, 2.0),
     tiles_per_worker: int = 8,
+    block_share: float = 0.125,
 ) -> int:
-    """The multiple of 64 at which tasks are as long as `choose_tile` says.
+    """As `choose_tile`, of a matrix of so many pairs that take so many seconds of one thread.
 
-    Of a matrix of so many pairs that take so many seconds of one of `count` worker threads.
+    What a tile needs besides its values is left out.
     """
-    share = seconds / (tiles_per_worker * count)
+    share = seconds / (tiles_per_worker * workers.count)
     task = min(max(share, task_seconds[0]), task_seconds[1])
     # Rounded down: enough tiles matter more than a long task.
-    return max(1, isqrt(int(pairs * task / seconds)) // TILE_STEP) * TILE_STEP
+    edge = isqrt(int(pairs * task / seconds)) // TILE_STEP * TILE_STEP
+    if workers.memory:
+        most = int(workers.memory * block_share) // (itemsize * workers.threads)
+        edge = min(edge, isqrt(most) // TILE_STEP * TILE_STEP)
+    return max(edge, TILE_STEP)
 
 
 def ceil_div(a: int, b: int) -> int:

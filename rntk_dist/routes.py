@@ -8,7 +8,7 @@ measures on the cluster that is to do it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from math import isqrt
 from typing import Any
 
@@ -19,7 +19,7 @@ from rntk_dist.plan import (
     Plan,
     Workers,
     ceil_div,
-    edge_by_time,
+    choose_edge,
 )
 
 SCHEDULER_BYTES = 105 * MIB
@@ -98,7 +98,7 @@ class Scale:
 
     problem: Problem
     rates: Rates
-    routes: tuple[Route, ...] = field(default=())
+    routes: tuple[Route, ...]
 
     @property
     def cheapest(self) -> Route | None:
@@ -149,11 +149,8 @@ def plan_for(problem: Problem, rates: Rates) -> Plan:
     n = problem.n
     pairs = n * (n + 1) // 2
     seconds = pairs * problem.pair_steps * SECONDS_PER_PAIR_STEP
-    edge = edge_by_time(pairs, seconds, rates.workers.count)
-    if rates.workers.memory:
-        most = rates.workers.memory // (8 * problem.itemsize * rates.workers.threads)
-        edge = min(edge, isqrt(most) // TILE_STEP * TILE_STEP)
-    return Plan(n, n, min(max(edge, TILE_STEP), n), True, problem.itemsize)
+    edge = choose_edge(pairs, seconds, rates.workers, problem.itemsize)
+    return Plan(n, n, min(edge, n), True, problem.itemsize)
 
 
 def filling(plan: Plan, pair_steps: int, rates: Rates) -> float:

@@ -7,7 +7,6 @@ tiles. What they took gives three unknowns. A product with the second says how f
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 import uuid
@@ -25,7 +24,7 @@ from zarr.abc.store import Store
 
 from rntk_dist.cluster import available_workers, find_workers, form_crews
 from rntk_dist.creation import Wanted, samples_of
-from rntk_dist.folder_store import folder_of
+from rntk_dist.folder_store import existing, folder_of, free_bytes
 from rntk_dist.forecast import Calibration, measured_speed
 from rntk_dist.gram import Gram, gram
 from rntk_dist.plan import TILE_STEP, Work, Workers, total_pair_steps
@@ -175,7 +174,7 @@ def flops() -> float:
 def room(where: str | Store) -> int | None:
     """Bytes that are free where a store is to be; None where that cannot be told."""
     folder = folder_of(where) if isinstance(where, str) else None
-    return None if folder is None else shutil.disk_usage(_existing(folder)).free
+    return None if folder is None else free_bytes(folder)
 
 
 @contextmanager
@@ -190,11 +189,6 @@ def scratch(where: str | Store) -> Iterator[str]:
             GramStore.remove(url)
         return
     with tempfile.TemporaryDirectory(
-        prefix="rntk-trial-", dir=None if folder is None else _existing(folder.parent)
+        prefix="rntk-trial-", dir=None if folder is None else existing(folder.parent)
     ) as place:
         yield str(Path(place) / "gram")
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -44,7 +44,7 @@ class Budget:
 
 
 FULL = Budget(other=10.0, paper=300.0)
-"""73 data sets of 20 to 600 training sequences: 2 hours of two cores."""
+"""73 data sets of 20 to 600 training sequences: 2 hours of two cores by this count."""
 
 QUICK = Budget(other=0.4, paper=1.2, mean_work=1e7, trained=15.0)
 """8 small data sets within 3 minutes."""

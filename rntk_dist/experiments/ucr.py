@@ -18,7 +18,7 @@ sequences, 60 classes), and cross-validation has ten folds and twelve values of 
 procedures, about half of them saved where no multiplier reaches C. The paper's method alone has 900
 kernels for each data set, 17 others have 9 to 35. `budget.FULL` gives that method up to 300 s a
 data set, which is all 900 kernels on 64 of the archive's sample of 73 and 165 on the largest, and
-each other one up to 10 s: two hours of two cores in all. What does not fit is thinned by
+each other one up to 10 s: two hours of two cores in all, by count. What does not fit is thinned by
 `budget.affordable`, and every result says how many kernels of how many were tried.
 
 Trained networks may stand beside the kernels, or be run alone: see `networks` for how they are

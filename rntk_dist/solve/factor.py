@@ -20,11 +20,10 @@ import numpy as np
 import psutil
 import zarr
 from scipy.linalg import blas, lapack
-from zarr.codecs import BytesCodec, Crc32cCodec
 
-from rntk_dist.folder_store import FolderStore
 from rntk_dist.in_order import one_ahead
 from rntk_dist.operators import Operator
+from rntk_dist.solve.folder_array import FolderArray
 from rntk_dist.solve.systems import (
     Float64,
     Solution,
@@ -33,7 +32,7 @@ from rntk_dist.solve.systems import (
     not_positive,
     rounding,
 )
-from rntk_dist.store import IdentityError, StoreFormatError
+from rntk_dist.store import IdentityError
 
 MIB = 2**20
 RESERVE = 48 * MIB
@@ -44,8 +43,7 @@ BLOCKS = 6
 written."""
 
 LEAST_EDGE = 64
-_NAMESPACE = "rntk_dist_factor"
-_FORMAT = 1
+_KIND = FolderArray("factor", "not a factor", 1)
 
 
 class DamagedFactorError(ValueError):
@@ -134,21 +132,19 @@ class Factor:
         something else, SolverMemoryError if no panel fits.
         """
         wanted = {"matrix": matrix.identity, "alpha": alpha, "samples": len(matrix)}
-        found = _stored(folder)
+        found = _KIND.found(folder)
         if found is None:
             width = choose_edge(matrix, memory) if edge is None else min(edge, len(matrix))
-            found = {"format": _FORMAT, **wanted, "edge": width}
-            folder.mkdir(parents=True, exist_ok=True)
-            zarr.create_group(FolderStore(folder), attributes={_NAMESPACE: found})
+            found = _KIND.begin(folder, {**wanted, "edge": width})
         differing = [name for name, value in wanted.items() if found.get(name) != value]
         if differing:
             raise IdentityError(
                 f"{folder} holds a factor of another matrix, which differs in "
                 f"{', '.join(differing)}: choose another folder, or remove this one"
             )
-        return cls(
-            folder, _opened(folder, len(matrix), found["edge"]), len(matrix), found["edge"], alpha
-        )
+        n, width = len(matrix), found["edge"]
+        array = _KIND.opened(folder, (n, n), (width, width), np.dtype(np.float64))
+        return cls(folder, array, n, width, alpha)
 
     @property
     def panels(self) -> int:
@@ -297,48 +293,10 @@ class Factor:
         return slice(*self._bounds(block))
 
     def _path(self, row: int, col: int) -> Path:
-        return self.folder / "factor" / "c" / str(row) / str(col)
+        return _KIND.chunk(self.folder, row, col)
 
 
 def _divided(block: Float64, right: Float64, *, transposed: bool) -> Float64:
     """L^-1 right, or L^-T right, of the lower triangle L in a block on the diagonal."""
     found: Float64 = blas.dtrsm(1.0, block.T, right, lower=0, trans_a=0 if transposed else 1)
     return found
-
-
-def _stored(folder: Path) -> dict[str, Any] | None:
-    """What the factor in a folder says of itself; None if the folder is empty or not there."""
-    if not folder.exists() or not any(p for p in folder.iterdir() if p.suffix != ".partial"):
-        return None
-    if not (folder / "zarr.json").exists():
-        raise _foreign(folder)
-    found: Any = zarr.open_group(FolderStore(folder), mode="r").attrs.asdict().get(_NAMESPACE)
-    if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise _foreign(folder)
-    return found
-
-
-def _foreign(folder: Path) -> StoreFormatError:
-    return StoreFormatError(
-        f"{folder} holds something that is not a factor of this version and is left as it is: "
-        "choose another folder"
-    )
-
-
-def _opened(folder: Path, n: int, edge: int) -> zarr.Array[Any]:
-    """The array of blocks; made if a creation was interrupted before it."""
-    store = FolderStore(folder)
-    config: Any = {"write_empty_chunks": True, "read_missing_chunks": False}
-    if not (folder / "factor" / "zarr.json").exists():
-        zarr.create_array(
-            store,
-            name="factor",
-            shape=(n, n),
-            chunks=(edge, edge),
-            dtype=np.float64,
-            fill_value=float("nan"),
-            filters=None,
-            serializer=BytesCodec(endian="little"),
-            compressors=(Crc32cCodec(),),
-        )
-    return zarr.open_array(store, path="factor", mode="r+", config=config)

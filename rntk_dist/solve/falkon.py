@@ -310,11 +310,6 @@ class _Features(Operator):
 
     @property
     @override
-    def dtype(self) -> np.dtype[np.floating[Any]]:
-        return np.dtype(np.float64)
-
-    @property
-    @override
     def symmetric(self) -> bool:
         return True
 

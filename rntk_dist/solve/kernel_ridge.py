@@ -10,7 +10,6 @@ solves by one of three ways, and `solver="auto"` takes the first that fits:
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rntk_dist.folder_store import free_bytes
 from rntk_dist.operators import Operator, Rescaled
 from rntk_dist.solve import cholesky, conjugate_gradients, factor
 from rntk_dist.solve.conjugate_gradients import Options
@@ -122,10 +122,8 @@ class Way:
     def _disk_will_do(self, systems: Systems) -> bool:
         if self.folder is None:
             return False
-        folder = Path(self.folder).absolute()
-        there = next(path for path in (folder, *folder.parents) if path.exists())
         n_alphas = len(np.unique(systems.alphas))
-        return factor.disk_needed(len(systems.matrix), n_alphas) < shutil.disk_usage(there).free
+        return factor.disk_needed(len(systems.matrix), n_alphas) < free_bytes(Path(self.folder))
 
 
 def ridge_path(

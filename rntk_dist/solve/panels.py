@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from rntk_dist.folder_store import free_bytes
 from rntk_dist.in_order import one_ahead
 from rntk_dist.operators import Block, Indices, Operator
 from rntk_dist.solve.row_store import RowStore
@@ -195,8 +196,7 @@ class Panels:
     def _disk_will_do(self, nbytes: int) -> bool:
         if self.folder is None:
             return False
-        there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        return self.wanted == "store" or nbytes < shutil.disk_usage(there).free
+        return self.wanted == "store" or nbytes < free_bytes(self.folder)
 
     def _row_store(self) -> RowStore:
         if self.folder is None:

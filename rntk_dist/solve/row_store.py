@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec
 
-from rntk_dist.folder_store import FolderStore
 from rntk_dist.operators import Block
-from rntk_dist.store import IdentityError, StoreFormatError
+from rntk_dist.solve.folder_array import FolderArray
+from rntk_dist.store import IdentityError
 
-_NAMESPACE = "rntk_dist_rows"
-_FORMAT = 1
+_KIND = FolderArray("rows", "no rows", 1)
 
 
 class DamagedRowsError(ValueError):
@@ -49,18 +47,16 @@ class RowStore:
         Raises IdentityError if the folder holds other values, StoreFormatError if something else.
         """
         wanted = {"identity": identity, "shape": list(shape), "dtype": dtype.name}
-        found = _stored(folder)
+        found = _KIND.found(folder)
         if found is None:
-            found = {"format": _FORMAT, **wanted, "height": min(height, shape[0])}
-            folder.mkdir(parents=True, exist_ok=True)
-            zarr.create_group(FolderStore(folder), attributes={_NAMESPACE: found})
+            found = _KIND.begin(folder, {**wanted, "height": min(height, shape[0])})
         if any(found.get(name) != value for name, value in wanted.items()):
             raise IdentityError(
                 f"{folder} holds rows of another matrix, or of other landmarks: choose another "
                 "folder, or remove this one"
             )
         height = found["height"]
-        return cls(folder, _opened(folder, shape, dtype, height), height)
+        return cls(folder, _KIND.opened(folder, shape, (height, shape[1]), dtype), height)
 
     @property
     def panels(self) -> int:
@@ -101,41 +97,4 @@ class RowStore:
             os.close(descriptor)
 
     def _path(self, panel: int) -> Path:
-        return self.folder / "rows" / "c" / str(panel) / "0"
-
-
-def _stored(folder: Path) -> dict[str, Any] | None:
-    """What the folder says of itself; None if it is empty or not there."""
-    if not folder.exists() or not any(p for p in folder.iterdir() if p.suffix != ".partial"):
-        return None
-    found: Any = None
-    if (folder / "zarr.json").exists():
-        group = zarr.open_group(FolderStore(folder), mode="r")
-        found = group.attrs.asdict().get(_NAMESPACE)
-    if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise StoreFormatError(
-            f"{folder} holds something that is no rows of this version and is left as it is: "
-            "choose another folder"
-        )
-    return found
-
-
-def _opened(
-    folder: Path, shape: tuple[int, int], dtype: np.dtype[Any], height: int
-) -> zarr.Array[Any]:
-    """The array; made if a creation was interrupted before it."""
-    store = FolderStore(folder)
-    config: Any = {"write_empty_chunks": True, "read_missing_chunks": False}
-    if not (folder / "rows" / "zarr.json").exists():
-        zarr.create_array(
-            store,
-            name="rows",
-            shape=shape,
-            chunks=(height, shape[1]),
-            dtype=dtype,
-            fill_value=float("nan"),
-            filters=None,
-            serializer=BytesCodec(endian="little"),
-            compressors=(Crc32cCodec(),),
-        )
-    return zarr.open_array(store, path="rows", mode="r+", config=config)
+        return _KIND.chunk(self.folder, panel, 0)
