@@ -146,6 +146,7 @@ def _scale(quick: bool, targets: list[Target]) -> Iterator[Section]:
     targets += scale.scale_targets(found)
     title = f"Seconds of rd.gram, as `plan --samples` predicts them, T = {scale.STEPS}, float32"
     yield Section("scale", title, scale.scale_table(found))
+    yield Section("routes", "What each route would cost", scale.routes_table(found))
 
 
 def _neighbors(quick: bool, targets: list[Target]) -> Iterator[Section]:

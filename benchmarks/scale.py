@@ -13,15 +13,17 @@ import numpy as np
 
 import rntk_dist as rd
 from benchmarks.report import Target, table
+from rntk_dist.cli.output import shown_bytes, shown_hours, shown_seconds
 from rntk_dist.creation import Wanted
 from rntk_dist.kernel.rntk import RNTK
-from rntk_dist.routes import Problem, Rates, filling, plan_for
+from rntk_dist.routes import Problem, Rates, filling, plan_for, scale
 from rntk_dist.sequences import Sequences
 from rntk_dist.trial import SECONDS, measured_rates, pair_steps_of
 
 STEPS = 64
 SIZES = (5000, 10_000, 20_000, 40_000)
 QUICK = (1000, 2000)
+FAR = (100_000, 1_000_000, 5_000_000)
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Found:
-    """The rates of the trial, and what came of them."""
+    """The rates of the trial with the pair-steps of a pair, and what came of them."""
 
     rates: Rates
+    pair_steps: float
     rows: tuple[Row, ...]
 
 
@@ -56,7 +59,7 @@ def measure_scale(sizes: Sequence[int], seconds: float = SECONDS) -> Found:
         rates = measured_rates(wanted, seconds=seconds)
         pair_steps = pair_steps_of(some, wanted.work)
         rows = tuple(_row(values[:n], Problem(n, pair_steps), rates, folder) for n in sizes)
-    return Found(rates, rows)
+    return Found(rates, pair_steps, rows)
 
 
 def _row(values: np.ndarray, problem: Problem, rates: Rates, folder: str) -> Row:
@@ -82,6 +85,27 @@ def scale_table(found: Found) -> str:
         f"{rates.pair_steps:.3g} pair-steps/s on {rates.workers.count} workers.\n\n"
     )
     return head + table(("N", "tiles", "predicted, s", "took, s", "error"), rows, left=0)
+
+
+def routes_table(found: Found) -> str:
+    """What each route would cost at the same rates, for many more samples; the cheapest marked."""
+    heads = ("N", "route", "stored", "time", "core-hours", "tasks", "scheduler", "solver's own")
+    scales = [scale(Problem(n, found.pair_steps), found.rates) for n in FAR]
+    rows = [
+        [
+            f"{each.problem.n:,}",
+            f"**{route.name}**" if route is each.cheapest else route.name,
+            shown_bytes(route.bytes_stored),
+            shown_seconds(route.seconds),
+            shown_hours(each.hours(route)),
+            f"{route.tasks:,}",
+            shown_bytes(route.scheduler_bytes),
+            shown_bytes(route.memory),
+        ]
+        for each in scales
+        for route in each.routes
+    ]
+    return table(heads, rows, left=2)
 
 
 def scale_targets(found: Found) -> list[Target]:

@@ -241,6 +241,7 @@ class _Run:
         self.address = client.scheduler_info()["address"]
         self.identity = store.manifest.identity_sha256()
         self.submitted: Counter[Tile] = Counter()
+        self.n_submitted = 0  # their sum, which is too long a one to take for each tile
         self.stranded: Counter[Tile] = Counter()
         self.raised: Counter[Tile] = Counter()
         self.suspects = deque(drive.alone(missing))
@@ -306,6 +307,7 @@ class _Run:
         # A key is never used twice: what the scheduler still says of the first use would hit both.
         again = f"-{self.submitted[tile]}" if self.submitted[tile] else ""
         self.submitted[tile] += 1
+        self.n_submitted += 1
         future = self.client.submit(
             attempt_tile,
             self.store.location,
@@ -410,7 +412,7 @@ class _Run:
             pair_steps_total=self.total,
             failed=len(self.failed),
             in_flight=len(self.in_flight),
-            retries=sum(n - 1 for n in self.submitted.values()),
+            retries=self.n_submitted - len(self.submitted),
             workers=self.roster.workers_now(),
             causes=self.failed,
             by_worker=self.by_worker,

@@ -29,7 +29,7 @@ import rntk_dist as rd
 from rntk_dist.cli import app
 from rntk_dist.cli.exits import ExitCode, exit_code
 from rntk_dist.cli.options import KERNEL_HELP
-from rntk_dist.cli.output import shown_bytes, shown_seconds
+from rntk_dist.cli.output import shown_bytes, shown_hours, shown_seconds
 from rntk_dist.creation import ensure_store
 from rntk_dist.failures import TileError
 from rntk_dist.job_file import JobFile
@@ -420,6 +420,8 @@ def test_sizes_and_times_in_words() -> None:
     assert sizes == ["0 bytes", "1023 bytes", "1.5 KiB", "3.0 MiB", "1.0 TiB"]
     times = [shown_seconds(s) for s in (0.123, 12.3, 75, 90_000)]
     assert times == ["0.12 s", "12 s", "0:01:15", "1 day, 1:00:00"]
+    hours = [shown_hours(h) for h in (0.0412, 3.14, 6751.2)]
+    assert hours == ["0.041", "3.1", "6,751"]
 
 
 # -- real processes and terminals -----------------------------------------------------------------

@@ -411,9 +411,11 @@ def test_a_failing_tile_is_tried_again_where_that_may_help(
     )
     client.wait_for_workers(1, timeout=60)
     store = opened(tmp_path / "gram", X)
+    seen: list[Progress] = []
     with pytest.raises(TileError, match=rf"1 of 15 .* \(1, 3\), the first with {failing.told}"):
-        fill(store, client, backend="numpy")
+        fill(store, client, backend="numpy", on_progress=seen.append)
     assert workers.started.count(Tile(1, 3)) == failing.tries
+    assert seen[-1].retries == failing.tries - 1
     logged = workers.log.count("tile (1, 3) failed with ")
     assert logged == (failing.tries if failing.tries > 1 else 0)
     assert len(resume(tmp_path / "gram")) == 1

@@ -56,6 +56,11 @@ def shown_bytes(n: int) -> str:
     return f"{n} bytes"
 
 
+def shown_hours(hours: float) -> str:
+    """Hours of work, rounded: 0.04, 3.1, 6,750."""
+    return f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
+
+
 def shown_seconds(seconds: float) -> str:
     """A time, rounded: 0.4 s, 12 s, 0:05:12, 2 days, 3:00:00."""
     if seconds < 60:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rntk_dist.cli.options import Cluster
-from rntk_dist.cli.output import print_table, shown_bytes, shown_seconds
+from rntk_dist.cli.output import print_table, shown_bytes, shown_hours, shown_seconds
 from rntk_dist.cli.workers import workers_client
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _row(scale: "Scale", route: "Route") -> tuple[str, ...]:
         route.name,
         shown_bytes(route.bytes_stored),
         shown_seconds(route.seconds),
-        f"{scale.hours(route):.3g} {unit}",
+        f"{shown_hours(scale.hours(route))} {unit}",
         f"{route.tasks:,}",
         shown_bytes(route.scheduler_bytes),
         shown_bytes(route.memory),
