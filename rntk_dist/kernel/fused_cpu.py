@@ -61,10 +61,22 @@ class _Distinct(Compiler):
         return super().define_pipelines()  # type: ignore[no-untyped-call]
 
 
-def _jit(function: Callable[..., Any]) -> Any:
-    return numba.njit(
-        function, fastmath=FAST, error_model="numpy", nogil=True, pipeline_class=_Distinct
-    )
+def _jit_of(*made_of: object) -> Callable[[Any], Any]:
+    """A decorator that compiles functions under names that tell what they are made of.
+
+    Code that comes from the disk is linked by name, and Numba's names tell functions apart within
+    the process that compiled them alone: where code of two processes meets in a third, loops would
+    call whichever function of such a name came first, whatever it closes over.
+    """
+    mark = sha256(repr(made_of).encode()).hexdigest()[:16]
+
+    def jit(function: Any) -> Any:
+        function.__qualname__ += f"_{mark}"
+        return numba.njit(
+            function, fastmath=FAST, error_model="numpy", nogil=True, pipeline_class=_Distinct
+        )
+
+    return jit
 
 
 class _Kept(FunctionCache):
@@ -111,12 +123,12 @@ class _Announce(event.Listener):
 def _operations() -> Operations:
     """Elementwise operations on scalars as selections, which vectorise; no branches."""
     return Operations(
-        sqrt=_jit(lambda x: math.sqrt(x)),
-        minimum=_jit(lambda x, y: x if x < y else y),
-        maximum=_jit(lambda x, y: x if x > y else y),
-        absolute=_jit(lambda x: abs(x)),
-        copysign=_jit(lambda x, y: math.copysign(x, y)),
-        choose=_jit(lambda condition, x, y: x if condition else y),
+        sqrt=_jit_of("sqrt")(lambda x: math.sqrt(x)),
+        minimum=_jit_of("minimum")(lambda x, y: x if x < y else y),
+        maximum=_jit_of("maximum")(lambda x, y: x if x > y else y),
+        absolute=_jit_of("absolute")(lambda x: abs(x)),
+        copysign=_jit_of("copysign")(lambda x, y: math.copysign(x, y)),
+        choose=_jit_of("choose")(lambda condition, x, y: x if condition else y),
     )
 
 
@@ -133,7 +145,8 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     bias), which are then combined where they are needed; 0 if they are summed beforehand, for a
     group of rows. ``items``: whether the first of them is an item's.
     """
-    number = np.dtype(dtype).type
+    made_of = (activation, dtype, inline, width, items)
+    _jit, number = _jit_of(*made_of), np.dtype(dtype).type
     cell = MAKERS[activation](number, _operations(), _jit)
     combine, covariance, tangent, readout = (
         cell.combine,
@@ -505,7 +518,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
                 for j in range(np.int64(lows[r]), out.shape[1]):
                     out[i + r, j] = unit * total[r * width + j]
 
-    return _keep(_jit(sweep), activation, dtype, inline, width, items)
+    return _keep(_jit(sweep), *made_of)
 
 
 @cache
@@ -521,7 +534,7 @@ def _packing() -> Callable[..., Any]:
                 for k in range(size):
                     lanes[(s * size + k) * width + j] = features[t * size + k]
 
-    return _keep(_jit(pack))
+    return _keep(_jit_of()(pack))
 
 
 # -- tiles ----------------------------------------------------------------------------------------
