@@ -116,36 +116,6 @@ def test_compiled_loops_are_read_by_other_processes(tmp_path: Path) -> None:
     assert second.stdout == first.stdout
 
 
-MEETING = """
-import sys, numpy as np, rntk_dist as rd
-from rntk_dist.kernel import fused_cpu
-values, kernel = np.random.default_rng(0).normal(size=(20, 30, 3)), rd.RNTK()
-for loops in sys.argv[1:]:
-    X = values[:, :, :1] if loops == "one feature" else values
-    fused_cpu.BLOCK_BYTES = 0 if loops == "narrow" else 2**30
-    print(abs(kernel(X, backend="numba") / kernel(X, backend="numpy") - 1).max() < 1e-10)
-"""
-
-
-@pytest.mark.slow
-def test_loops_that_different_processes_compiled_do_not_mix(tmp_path: Path) -> None:
-    """Compiled code is linked by name: the one's loops once called the other's functions."""
-
-    def right(*loops: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-c", MEETING, *loops],
-            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        ).stdout
-
-    # What the first compiles for all, the others read: so both begin Numba's count of names alike.
-    assert [right(each) for each in ("one feature", "narrow", "wide")] == ["True\n"] * 3
-    assert right("narrow", "wide") == "True\n" * 2
-    assert right("wide", "narrow") == "True\n" * 2
-
-
 def test_names_tell_what_loops_are_made_of() -> None:
     variants = [
         ("relu", "float64", 0, 256, False),
