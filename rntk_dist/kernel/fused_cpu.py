@@ -80,26 +80,26 @@ def _jit_of(*made_of: object) -> Callable[[Any], Any]:
 
 
 class _Kept(FunctionCache):
-    """Numba's cache on disk for a closure, known by what it is made of.
+    """Numba's cache on disk for a closure, known by its name and the source of the cell.
 
     Numba's own knows a closure by what it closes over. Here these are compiled functions, which are
     never the same in another process, so it would never find one again.
     """
 
-    def __init__(self, function: Callable[..., Any], made_of: tuple[object, ...]) -> None:
-        super().__init__(function)  # type: ignore[no-untyped-call]
-        self.made_of = made_of
-
     def _index_key(self, sig: Any, codegen: Any) -> tuple[object, ...]:
-        return sig, codegen.magic_tuple(), self.made_of
+        return sig, codegen.magic_tuple(), _cell_source()
 
 
-def _keep(compiled: Any, *made_of: object) -> Callable[..., Any]:
+@cache
+def _cell_source() -> str:
+    return sha256(inspect.getsource(cell_module).encode()).hexdigest()
+
+
+def _keep(compiled: Any) -> Callable[..., Any]:
     """The compiled function, kept on disk for all processes that ask for the same."""
-    cell_source = sha256(inspect.getsource(cell_module).encode()).hexdigest()
     # Numba refuses where it finds no folder to write to; then each process compiles for itself.
     with suppress(RuntimeError):
-        compiled._cache = _Kept(compiled.py_func, (cell_source, *made_of))
+        compiled._cache = _Kept(compiled.py_func)  # type: ignore[no-untyped-call]
     kept: Callable[..., Any] = compiled
     return kept
 
@@ -145,8 +145,8 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     bias), which are then combined where they are needed; 0 if they are summed beforehand, for a
     group of rows. ``items``: whether the first of them is an item's.
     """
-    made_of = (activation, dtype, inline, width, items)
-    _jit, number = _jit_of(*made_of), np.dtype(dtype).type
+    _jit = _jit_of(activation, dtype, inline, width, items)
+    number = np.dtype(dtype).type
     cell = MAKERS[activation](number, _operations(), _jit)
     combine, covariance, tangent, readout = (
         cell.combine,
@@ -518,7 +518,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
                 for j in range(np.int64(lows[r]), out.shape[1]):
                     out[i + r, j] = unit * total[r * width + j]
 
-    return _keep(_jit(sweep), *made_of)
+    return _keep(_jit(sweep))
 
 
 @cache
