@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
+import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 from distributed.system import MEMORY_LIMIT
@@ -32,6 +33,13 @@ TASKS_PER_SLOT = 2
 """Size of the window: one task running on a thread or a GPU and one queued for it."""
 
 _GUARD = 'call rd.gram under `if __name__ == "__main__":`, for each worker imports the script'
+
+_RARE_LOOKS = {
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.worker.profile.interval": "100ms",
+}
+"""Dask's processes look after their own loops and tasks 50 and 100 times a second, which takes
+4 to 5 % of a core each. Workers that are busy with tiles need it less often."""
 
 _RECOUNT = 1.0
 
@@ -296,16 +304,17 @@ def _interrupt_later() -> Iterator[None]:
 def _local_cluster(n_tiles: int) -> LocalCluster:
     workers = local_workers()
     try:
-        return LocalCluster(
-            n_workers=min(workers.count, n_tiles),
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=workers.memory,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            # What fails is told once, in the error at the end, not by every worker at every try.
-            silence_logs=logging.CRITICAL,
-        )
+        with dask.config.set(_RARE_LOOKS):
+            return LocalCluster(
+                n_workers=min(workers.count, n_tiles),
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=workers.memory,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                # What fails is told once, in the error at the end, not by every worker and try.
+                silence_logs=logging.CRITICAL,
+            )
     except RuntimeError as error:
         raise RuntimeError(
             f"worker processes could not start ({error}); in a script, {_GUARD}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from clusters import client_of, cluster_of
@@ -329,6 +330,9 @@ def test_the_local_cluster_fits_the_machine() -> None:
         assert sum(client.nthreads().values()) == 1
         assert available_workers(client).memory == workers.memory
         assert client.scheduler_info()["address"].startswith("tcp://127.0.0.1:")
+        looks = "distributed.worker.profile.interval"
+        before = dask.config.get(looks)
+        assert list(client.run(dask.config.get, looks).values()) == ["100ms"] != [before]
 
 
 def test_lines_are_printed_where_there_is_no_terminal(
