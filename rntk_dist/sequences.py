@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,30 +17,38 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from rntk_dist import sequence_group
 from rntk_dist.items import ItemIds as ItemIds
-from rntk_dist.items import (
-    OutsideError,
-    checked_ids,
-    checked_n_items,
-    hash_ids,
-    one_hot,
-    packed_ids,
+from rntk_dist.items import checked_n_items, hash_ids, one_hot, packed_ids
+from rntk_dist.packed import (
+    AnyArray,
+    Ints,
+    Packed,
+    checked_items,
+    checked_labels,
+    checked_offsets,
+    checked_values,
+    offsets_of,
+    packed,
+    refuse_empty,
+    refuse_non_finite,
+    row_blocks,
+    sealed,
+    selected,
+    time_first,
+    without_padding,
 )
 from rntk_dist.sequence_error import SequenceError as SequenceError
-from rntk_dist.sequence_error import bad_sequence as _bad
+from rntk_dist.sequence_files import read_npy, read_npz, read_ts, read_tsv
 from rntk_dist.sequences_view import sequences_html
 
-type Floats = npt.NDArray[np.floating[Any]]
-type Ints = npt.NDArray[np.int64]
-type AnyArray = npt.NDArray[Any]
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_CHUNK_BYTES = 2**20
-_ITEM_NUMBERS = 2
-_DIMENSIONS = {"values": ("step", "feature"), "offsets": ("boundary",), "labels": ("sequence",)}
-"""Names in a store: xarray opens no array without."""
+_READERS: dict[str, Callable[[str], Packed]] = {
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".tsv": read_tsv,
+    ".ts": read_ts,
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,19 +82,19 @@ class Sequences:
 
     def __post_init__(self) -> None:
         if self.n_items is None:
-            values = _checked_values(self.values)
-            offsets = _checked_offsets(self.offsets, len(values))
-            _refuse_non_finite(values, offsets)
+            values = checked_values(self.values)
+            offsets = checked_offsets(self.offsets, len(values))
+            refuse_non_finite(values, offsets)
         else:
-            values, offsets = _checked_items(self.values, self.offsets, self.n_items)
-        labels = None if self.labels is None else _checked_labels(self.labels, len(offsets) - 1)
+            values, offsets = checked_items(self.values, self.offsets, self.n_items)
+        labels = None if self.labels is None else checked_labels(self.labels, len(offsets) - 1)
         for name, array in (("values", values), ("offsets", offsets), ("labels", labels)):
             object.__setattr__(self, name, array)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Pickling loses NumPy's read-only flag; a worker must not change what it was sent either.
         for name, value in state.items():
-            self.__dict__[name] = _sealed(value) if isinstance(value, np.ndarray) else value
+            self.__dict__[name] = sealed(value) if isinstance(value, np.ndarray) else value
 
     # -- made from arrays --------------------------------------------------------------------------
 
@@ -103,7 +110,7 @@ class Sequences:
         """
         if isinstance(X, Sequences):
             return X if labels is None else replace(X, labels=np.asarray(labels))
-        return cls(*_packed(X), None if labels is None else np.asarray(labels))
+        return cls(*packed(X), None if labels is None else np.asarray(labels))
 
     @classmethod
     def from_nan_padded(cls, X: Any, labels: npt.ArrayLike | None = None) -> Sequences:
@@ -113,8 +120,7 @@ class Sequences:
         """
         if isinstance(X, Sequences):
             return cls.from_arrays(X, labels)
-        values, offsets = _without_nan_tails(*_packed(X))
-        return cls(values, offsets, None if labels is None else np.asarray(labels))
+        return cls(*without_padding(X, labels))
 
     @classmethod
     def from_channels_first(cls, X: Any, labels: npt.ArrayLike | None = None) -> Sequences:
@@ -129,7 +135,7 @@ class Sequences:
             if X.ndim != 3 and X.dtype != object:
                 way_out = "use Sequences.from_arrays for (n, T), or add the channel axis"
                 raise ValueError(f"X has shape {X.shape}, not (case, channel, time): {way_out}")
-        return cls.from_arrays([_time_first(i, case) for i, case in enumerate(X)], labels)
+        return cls.from_arrays([time_first(i, case) for i, case in enumerate(X)], labels)
 
     @classmethod
     def from_items(
@@ -154,9 +160,9 @@ class Sequences:
                 raise ValueError(f"{lists_of_ids!r} is not of {n_items} items: give the lists")
             return cls.from_arrays(lists_of_ids, labels)
         ids, lengths = packed_ids(lists_of_ids)
-        _refuse_empty(lengths)
+        refuse_empty(lengths)
         given = None if labels is None else np.asarray(labels)
-        return cls(ids[:, np.newaxis], _offsets(lengths), given, n_items)
+        return cls(ids[:, np.newaxis], offsets_of(lengths), given, n_items)
 
     @classmethod
     def concatenate(cls, batches: Iterable[Sequences]) -> Sequences:
@@ -177,8 +183,8 @@ class Sequences:
                 raise ValueError(f"{found}: concatenate only batches with the same features")
         labels = [batch.labels for batch in batches if batch.labels is not None]
         return cls(
-            _sealed(np.concatenate([batch.values for batch in batches])),
-            _offsets(np.concatenate([batch.lengths for batch in batches])),
+            sealed(np.concatenate([batch.values for batch in batches])),
+            offsets_of(np.concatenate([batch.lengths for batch in batches])),
             np.concatenate(labels) if len(labels) == len(batches) else None,
             n_items,
         )
@@ -202,15 +208,15 @@ class Sequences:
         """
         place = os.fspath(path)
         suffix = Path(place).suffix.lower()
-        if suffix not in _READERS:
-            known = ", ".join(_READERS)
+        if suffix not in (*_READERS, ".zarr"):
+            known = ", ".join((*_READERS, ".zarr"))
             raise ValueError(f"{place}: suffix {suffix!r} is none of {known}: convert or rename it")
         if "://" not in place and not Path(place).exists():
             raise FileNotFoundError(
                 f"{place}: no such file, seen from {Path.cwd()}: check the path"
             )
         try:
-            return _READERS[suffix](place)
+            return cls._read_zarr(place) if suffix == ".zarr" else cls(*_READERS[suffix](place))
         except TypeError as error:
             raise TypeError(f"{place}: {error}") from error
         except ValueError as error:
@@ -238,22 +244,9 @@ class Sequences:
         """Create the arrays `values`, `offsets` and, if there are any, `labels` in a Zarr group.
 
         Chunks hold about 1 MiB, so that a slab is read without the rest, and end in a CRC-32C
-        checksum.  A lost chunk reads as NaN, as an id that is none or as a negative offset, and is
-        refused when read.
+        checksum.  A lost chunk is refused when read.
         """
-        nothing = {"values": np.nan if self.n_items is None else self.n_items, "offsets": -1}
-        for name, array in self._arrays().items():
-            rows = max(1, min(len(array), _CHUNK_BYTES * len(array) // max(1, array.nbytes)))
-            group.create_array(
-                name,
-                data=array,
-                chunks=(rows, *array.shape[1:]),
-                compressors=[ZstdCodec(level=0), Crc32cCodec()],
-                # Zarr fills what is missing, by default with zeros, which nobody would notice.
-                fill_value=nothing.get(name),
-                dimension_names=_DIMENSIONS[name],
-                attributes=self._attributes() if name == "values" else None,
-            )
+        sequence_group.write_arrays(group, self._arrays(), self.n_items)
 
     def append_to(self, group: zarr.Group, n: int) -> None:
         """Write these behind the first n sequences that `write_to` stored, in place of any others.
@@ -261,29 +254,12 @@ class Sequences:
         The first n can be read at every moment.  Raises ValueError for differing feature counts,
         for labels on one side only, and for values or labels that the stored dtype cannot hold.
         """
-        labels = _member(group, "labels") if "labels" in group else None
-        if labels is not None and self.labels is None:
-            raise ValueError("the stored sequences have labels, the new ones none: give them some")
-        values, offsets = _member(group, "values"), _member(group, "offsets")
-        if self.n_items != _n_items(values):
-            new, stored = _described(self.n_items), _described(_n_items(values))
-            raise ValueError(
-                f"the new sequences are of {new}, the stored ones of {stored}: append sequences of "
-                "the same kind"
-            )
-        if self.n_items is None and self.n_features != values.shape[1]:
-            found = f"the new sequences have {self.n_features} features, the stored ones"
-            raise ValueError(f"{found} {values.shape[1]}: append sequences of the same features")
-        end = int(np.asarray(offsets[n]))
-        _put_behind(values, end, self.values, "values")
-        if labels is not None and self.labels is not None:
-            _put_behind(labels, n, self.labels, "labels")
-        _put_behind(offsets, n + 1, end + self.offsets[1:], "offsets")
+        sequence_group.append_arrays(group, n, self._arrays(), self.n_items)
 
     @classmethod
     def from_group(cls, group: zarr.Group) -> Sequences:
         """All sequences that `write_to` stored.  Raises as `read_slab`."""
-        return cls.read_slab(group, 0, _member(group, "offsets").shape[0] - 1)
+        return cls.read_slab(group, 0, sequence_group.n_sequences(group))
 
     @classmethod
     def read_slab(cls, group: zarr.Group, start: int, stop: int) -> Sequences:
@@ -291,28 +267,27 @@ class Sequences:
 
         Raises IndexError outside 0 <= start < stop <= n, ValueError for missing or damaged arrays.
         """
-        n = _member(group, "offsets").shape[0] - 1
-        if not 0 <= start < stop <= n:
-            asked = f"{group.store_path}: sequences {start}:{stop} are asked for but there are {n}"
-            raise IndexError(f"{asked}: give 0 <= start < stop <= {n}")
         try:
-            offsets = np.asarray(_member(group, "offsets")[start : stop + 1])
-            stored = _member(group, "values")
-            values = np.asarray(stored[int(offsets[0]) : int(offsets[-1])])
-            labels = np.asarray(_member(group, "labels")[start:stop]) if "labels" in group else None
-            return cls(_sealed(values), _sealed(offsets - offsets[0]), labels, _n_items(stored))
+            return cls(*sequence_group.read_arrays(group, start, stop))
         except (TypeError, ValueError) as error:
             damage = f"{group.store_path}: sequences {start}:{stop} lack a chunk or are damaged"
             raise ValueError(f"{damage}: {error}") from error
 
+    @classmethod
+    def _read_zarr(cls, place: str) -> Sequences:
+        try:
+            node = zarr.open(place, mode="r")
+        except FileNotFoundError as error:
+            raise ValueError("found no Zarr group or array: check the path") from error
+        if isinstance(node, zarr.Array):
+            return cls.from_nan_padded(node[...])
+        inner = node.get("sequences")
+        return cls.from_group(inner if isinstance(inner, zarr.Group) else node)
+
     @staticmethod
     def stored_step_numbers(group: zarr.Group) -> int:
         """The `step_numbers` of what `write_to` stored; reads no values."""
-        values = _member(group, "values")
-        return int(values.shape[1]) if _n_items(values) is None else _ITEM_NUMBERS
-
-    def _attributes(self) -> dict[str, Any] | None:
-        return None if self.n_items is None else {"n_items": self.n_items}
+        return sequence_group.step_numbers(group)
 
     def _arrays(self) -> dict[str, AnyArray]:
         arrays: dict[str, AnyArray] = {"values": self.values, "offsets": self.offsets}
@@ -336,7 +311,7 @@ class Sequences:
     @cached_property
     def lengths(self) -> Ints:
         """(n,) int64, read-only: the number of steps of each sequence."""
-        return _sealed(np.diff(self.offsets))
+        return sealed(np.diff(self.offsets))
 
     @property
     def n_features(self) -> int:
@@ -346,7 +321,7 @@ class Sequences:
     @property
     def step_numbers(self) -> int:
         """Numbers that a step takes in a kernel: its features; of an item its weight and its id."""
-        return int(self.values.shape[1]) if self.n_items is None else _ITEM_NUMBERS
+        return int(self.values.shape[1]) if self.n_items is None else sequence_group.ITEM_NUMBERS
 
     def one_hot(self) -> Sequences:
         """Items as the one-hot vectors that they stand for, (T_i, n_items) float64.
@@ -357,7 +332,7 @@ class Sequences:
             raise ValueError(
                 f"{self!r} has no items: only Sequences.from_items has one-hot vectors"
             )
-        return Sequences(_sealed(one_hot(self.values, self.n_items)), self.offsets, self.labels)
+        return Sequences(sealed(one_hot(self.values, self.n_items)), self.offsets, self.labels)
 
     def require_numbers(self, use: str) -> None:
         """Raise TypeError if the steps are items, of whose ids `use` would make no sense."""
@@ -389,7 +364,7 @@ class Sequences:
         digest = hashlib.sha256(b"rntk_dist sequences 1\n")
         digest.update(np.array([self.n_features, len(self)], dtype="<i8").tobytes())
         digest.update(self.lengths.astype("<i8").tobytes())
-        for rows in _row_blocks(self.values):
+        for rows in row_blocks(self.values):
             # Adding 0.0 turns -0.0 into 0.0 and leaves every other number as it is.
             digest.update((self.values[rows].astype("<f8") + 0.0).tobytes())
         return digest.hexdigest()
@@ -418,14 +393,14 @@ class Sequences:
         """
         if isinstance(key, int | np.integer):
             return self._view(int(key))
-        indices = _selected(len(self), key)
+        indices = selected(len(self), key)
         if isinstance(key, slice) and key.step in (None, 1):
             return self._run(int(indices[0]), int(indices[-1]) + 1)
         lengths = self.lengths[indices]
-        offsets = _offsets(lengths)
+        offsets = offsets_of(lengths)
         rows = np.repeat(self.offsets[indices] - offsets[:-1], lengths) + np.arange(offsets[-1])
         labels = None if self.labels is None else self.labels[indices]
-        return Sequences(_sealed(self.values[rows]), offsets, labels, self.n_items)
+        return Sequences(sealed(self.values[rows]), offsets, labels, self.n_items)
 
     def __iter__(self) -> Iterator[AnyArray]:
         return (self._view(i) for i in range(len(self)))
@@ -433,7 +408,7 @@ class Sequences:
     def reversed(self) -> Sequences:
         """The same sequences, in the same order, each with its time reversed."""
         mirror = np.repeat(self.offsets[:-1] + self.offsets[1:] - 1, self.lengths)
-        return replace(self, values=_sealed(self.values[mirror - np.arange(len(mirror))]))
+        return replace(self, values=sealed(self.values[mirror - np.arange(len(mirror))]))
 
     def _view(self, index: int) -> AnyArray:
         n = len(self)
@@ -446,437 +421,5 @@ class Sequences:
     def _run(self, start: int, stop: int) -> Sequences:
         first, last = self.offsets[start], self.offsets[stop]
         labels = None if self.labels is None else self.labels[start:stop]
-        offsets = _sealed(self.offsets[start : stop + 1] - first)
+        offsets = sealed(self.offsets[start : stop + 1] - first)
         return Sequences(self.values[first:last], offsets, labels, self.n_items)
-
-
-# -- read-only arrays, offsets, indices ------------------------------------------------------------
-
-
-def _sealed[A: AnyArray](array: A) -> A:
-    """The same array, now read-only; only for arrays that nobody else can write to."""
-    array.flags.writeable = False
-    return array
-
-
-def _frozen[A: AnyArray](array: A) -> A:
-    """The array itself if nobody can write to it, else a read-only copy."""
-    # A read-only view of a writable array still changes with it, so every base counts.
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            return _sealed(array.copy())
-        base = base.base
-    return array
-
-
-def _offsets(lengths: AnyArray) -> Ints:
-    return _sealed(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)], dtype=np.int64))
-
-
-def _row_blocks(values: AnyArray) -> Iterator[slice]:
-    """Slices over the rows, each about 1 MiB as float64: no temporary as large as the batch."""
-    rows = max(1, _CHUNK_BYTES // (8 * values.shape[1]))
-    return (slice(start, start + rows) for start in range(0, len(values), rows))
-
-
-def _selected(n: int, key: Any) -> Ints:
-    """The indices, at least one and each in 0 .. n - 1, that a slice, array or mask selects."""
-    if isinstance(key, tuple):
-        raise TypeError(f"found the index {key} for one axis: select a sequence, then its steps")
-    if not isinstance(key, slice):
-        key = np.asarray(key)
-        if key.size and key.dtype.kind not in "iub":
-            raise TypeError(f"found an index of dtype {key.dtype}: use integers, a mask or a slice")
-        if key.ndim != 1:
-            raise IndexError(f"found an index of shape {key.shape}: use one of shape (k,)")
-        key = key if key.size else key.astype(np.int64)
-    indices: Ints = np.arange(n)[key]
-    if not indices.size:
-        raise ValueError("the selection is empty: select at least one sequence")
-    return indices
-
-
-# -- checks of the packed form ---------------------------------------------------------------------
-
-
-def _checked_values(values: Any) -> Floats:
-    if not isinstance(values, np.ndarray) or values.dtype.newbyteorder("=") not in _FLOATS:
-        found = getattr(values, "dtype", type(values).__name__)
-        raise TypeError(f"values are {found}, not float32 or float64: use Sequences.from_arrays")
-    if values.ndim != 2 or not values.shape[1]:
-        found = f"values have shape {values.shape}, not (total_steps, m) with m >= 1"
-        raise ValueError(f"{found}: use Sequences.from_arrays")
-    return _frozen(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
-
-
-def _checked_items(values: Any, offsets: Any, n_items: Any) -> tuple[AnyArray, Ints]:
-    n_items = checked_n_items(n_items)
-    try:
-        ids = checked_ids(values, n_items)
-    except OutsideError as error:
-        checked = _checked_offsets(offsets, len(values))
-        raise error.of_sequence(values, checked, n_items) from None
-    return _frozen(ids), _checked_offsets(offsets, len(ids))
-
-
-def _checked_offsets(offsets: Any, total: int) -> Ints:
-    if not isinstance(offsets, np.ndarray) or offsets.dtype.kind not in "iu":
-        found = getattr(offsets, "dtype", type(offsets).__name__)
-        raise TypeError(f"offsets are {found}, not an integer array: give (n + 1,) int64")
-    if offsets.ndim != 1:
-        raise ValueError(f"offsets have shape {offsets.shape}: give one for each sequence, and one")
-    if len(offsets) < 2:
-        raise ValueError("there is no sequence at all: give at least one")
-    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
-    if offsets[0] != 0 or offsets[-1] != total:
-        ends = f"{offsets[0]} to {offsets[-1]}"
-        raise ValueError(f"offsets run from {ends}: let them run from 0 to the {total} steps")
-    lengths = np.diff(offsets)
-    if (lengths < 0).any():
-        i = int(np.argmax(lengths < 0))
-        raise _bad(i, f"has offsets {offsets[i]} to {offsets[i + 1]}: let offsets increase")
-    _refuse_empty(lengths)
-    return _frozen(offsets)
-
-
-def _checked_labels(labels: Any, n: int) -> AnyArray:
-    array = np.asarray(labels)
-    strings = array.dtype == object and all(isinstance(label, str) for label in array.flat)
-    if strings or array.dtype.kind == "T":  # pandas' strings, and Zarr's of variable length
-        array = np.array(array.tolist())
-    if array.dtype.kind not in "biufU":
-        raise TypeError(f"labels have dtype {array.dtype}: give integers, floats or strings")
-    if array.shape != (n,):
-        raise ValueError(f"labels have shape {array.shape} for {n} sequences: give one a sequence")
-    return _frozen(array)
-
-
-def _refuse_empty(lengths: AnyArray) -> None:
-    if not lengths.all():
-        way_out = "drop it or give it at least one step"
-        raise _bad(np.argmin(lengths != 0), f"is empty (0 time steps): {way_out}")
-
-
-def _refuse_non_finite(values: Floats, offsets: Ints) -> None:
-    for rows in _row_blocks(values):
-        finite = np.isfinite(values[rows])
-        if not finite.all():
-            row, feature = np.unravel_index(np.argmin(finite), finite.shape)
-            raise _non_finite(values, offsets, rows.start + int(row), int(feature))
-
-
-def _non_finite(values: Floats, offsets: Ints, row: int, feature: int) -> SequenceError:
-    i = int(np.searchsorted(offsets, row, side="right")) - 1
-    where = f"at time step {row - offsets[i]}"
-    if values.shape[1] > 1:
-        where += f", feature {feature}"
-    if not np.isnan(values[row, feature]):
-        return _bad(i, f"holds {values[row, feature]} {where}: replace it by a finite number")
-    way_out = "fill it in, drop the step, or cut NaN padding with Sequences.from_nan_padded"
-    return _bad(i, f"holds NaN {where}: {way_out}")
-
-
-def _without_nan_tails(values: Floats, offsets: Ints) -> tuple[Floats, Ints]:
-    """Cut the steps that are NaN in every feature from the end of each sequence."""
-    missing = np.isnan(values).all(axis=1)
-    if not missing.any():
-        return values, offsets
-    step = np.arange(len(values))
-    last = np.maximum.reduceat(np.where(missing, -1, step), offsets[:-1])
-    if (last < 0).any():
-        raise _bad(np.argmax(last < 0), "is empty (every step is NaN): drop it or fill it in")
-    keep = step <= np.repeat(last, np.diff(offsets))
-    return _sealed(values[keep]), _offsets(last + 1 - offsets[:-1])
-
-
-# -- arrays to the packed form ---------------------------------------------------------------------
-
-
-def _packed(X: Any) -> tuple[Floats, Ints]:
-    """values and offsets, read-only, checked in everything but that the numbers are finite."""
-    if isinstance(X, list | tuple):
-        return _packed_list(X)
-    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim:
-        return _packed_list(list(X))
-    array = _numbers(X, "X")
-    if array.ndim not in (2, 3):
-        way_out = "give (n, T), (n, T, m) or a list of (T_i, m)"
-        if array.ndim == 1:
-            way_out = "wrap it in a list if it is one sequence"
-        raise ValueError(f"X has {array.ndim} dimensions, shape {array.shape}: {way_out}")
-    n, length, m = array.shape if array.ndim == 3 else (*array.shape, 1)
-    lengths = np.full(n, length)
-    _refuse_unusable(lengths, np.full(n, m))
-    # One copy, read-only before it is reshaped: `_frozen` then finds no writable base to copy from.
-    values = _sealed(np.array(array, dtype=_float_dtype({array.dtype}), order="C"))
-    return values.reshape(n * length, m), _offsets(lengths)
-
-
-def _packed_list(X: list[Any] | tuple[Any, ...]) -> tuple[Floats, Ints]:
-    arrays = [_numbers(x, f"sequence {i}") for i, x in enumerate(X)]
-    if any(a.ndim not in (1, 2) for a in arrays):
-        raise _wrong_dimensions(arrays)
-    tables = [a[:, np.newaxis] if a.ndim == 1 else a for a in arrays]
-    lengths = np.fromiter((len(table) for table in tables), dtype=np.int64)
-    _refuse_unusable(lengths, np.fromiter((table.shape[1] for table in tables), dtype=np.int64))
-    dtype = _float_dtype({table.dtype for table in tables})
-    return _sealed(np.concatenate(tables, dtype=dtype)), _offsets(lengths)
-
-
-def _numbers(x: Any, name: str) -> AnyArray:
-    """x as an array of booleans, integers or floats; `name` is what messages call it."""
-    if isinstance(x, ItemIds):
-        way_out = "select a batch of them, as X[[0, 1]], or use Sequences.from_items"
-        raise TypeError(f"{name} holds ids of items, not real numbers: {way_out}")
-    if isinstance(x, np.ma.MaskedArray):
-        # np.asarray would drop the mask in silence and hand over what stands behind it.
-        raise TypeError(f"{name} is masked: use .filled(numpy.nan) and Sequences.from_nan_padded")
-    try:
-        array = np.asarray(x)
-        plain = np.asarray(array.tolist()) if array.dtype == object else array
-    except ValueError as error:
-        way_out = "give it the shape (T,) or (T, m)"
-        raise ValueError(f"{name} has steps of differing feature counts: {way_out}") from error
-    # Arrays inside arrays would gain a dimension: whether it is time, nobody can tell.
-    if plain.dtype.kind not in "biuf" or plain.ndim != array.ndim:
-        raise TypeError(f"{name} has dtype {array.dtype}, not real numbers: convert it to float64")
-    return plain
-
-
-def _time_first(index: int, case: Any) -> AnyArray:
-    table = _numbers(case, f"sequence {index}")
-    if table.ndim != 2:
-        way_out = "use Sequences.from_arrays, or add the channel axis"
-        raise _bad(index, f"has shape {table.shape}, not (channel, time): {way_out}")
-    return table.T
-
-
-def _float_dtype(dtypes: set[np.dtype[Any]]) -> np.dtype[Any]:
-    single = all(dtype.kind == "f" and dtype.itemsize <= 4 for dtype in dtypes)
-    return _FLOATS[0] if single else _FLOATS[1]
-
-
-def _wrong_dimensions(arrays: list[AnyArray]) -> ValueError:
-    if all(a.ndim == 0 for a in arrays):
-        return ValueError("X is a list of numbers: wrap it in a list if it is one sequence")
-    index, bad = next((i, a) for i, a in enumerate(arrays) if a.ndim not in (1, 2))
-    found = f"has {bad.ndim} dimensions, shape {bad.shape}"
-    return _bad(index, f"{found}: give it the shape (T,) or (T, m)")
-
-
-def _refuse_unusable(lengths: AnyArray, features: AnyArray) -> None:
-    """Both (n,): refuse no sequence at all, empty ones, no features and differing features."""
-    if not len(lengths):
-        raise ValueError("there is no sequence at all: give at least one")
-    _refuse_empty(lengths)
-    if (features != features[0]).any():
-        i = int(np.argmax(features != features[0]))
-        found = f"has {features[i]} features but sequence 0 has {features[0]}"
-        raise _bad(i, f"{found}: give every sequence the same number")
-    if not features[0]:
-        raise _bad(0, "has 0 features: give every step at least one")
-
-
-# -- files -----------------------------------------------------------------------------------------
-
-
-def _read_npy(place: str) -> Sequences:
-    return Sequences.from_nan_padded(_loaded(place)["array"])
-
-
-def _read_npz(place: str) -> Sequences:
-    arrays = _loaded(place)
-    if {"values", "offsets"} <= arrays.keys():
-        size = arrays.get("n_items")
-        n_items = None if size is None else size.item()
-        return Sequences(arrays["values"], arrays["offsets"], arrays.get("labels"), n_items)
-    if "X" in arrays:
-        return Sequences.from_nan_padded(arrays["X"], arrays.get("y"))
-    if len(arrays) == 1:
-        return Sequences.from_nan_padded(*arrays.values())
-    way_out = "save `values` and `offsets`, or `X` [and `y`], or one array"
-    raise ValueError(f"found the arrays {sorted(arrays)}: {way_out}")
-
-
-def _loaded(place: str) -> dict[str, AnyArray]:
-    """The arrays of a .npz file, or `array` alone from a .npy file; never unpickles."""
-    try:
-        with Path(place).open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            return (
-                dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"array": content}
-            )
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        found = "found no intact NumPy file, or one of Python objects, which are never unpickled"
-        raise ValueError(f"{found}: write ragged sequences with Sequences.write") from error
-
-
-def _read_tsv(place: str) -> Sequences:
-    lines = _text_lines(place, comments=())
-    fields = [line.split(_separator(line)) for _, line in lines]
-    for (number, line), (_, *values) in zip(lines, fields, strict=True):
-        if not values:
-            raise _malformed(number, line, "write the label, then the values")
-    rows = [_parsed(row[1:], number) for (number, _), row in zip(lines, fields, strict=True)]
-    return _from_text(rows, [label.strip() for label, *_ in fields], lines)
-
-
-def _separator(line: str) -> str | None:
-    return next((mark for mark in ("\t", ",") if mark in line), None)
-
-
-def _read_ts(place: str) -> Sequences:
-    lines = _text_lines(place, comments=("#", "%"))
-    start = next((k for k, (_, line) in enumerate(lines) if line.lower() == "@data"), None)
-    if start is None:
-        raise ValueError("found no line @data: put one between the header and the sequences")
-    labelled, dimensions = _ts_header(lines[:start])
-    cases = [_ts_case(number, line, labelled, dimensions) for number, line in lines[start + 1 :]]
-    labels = [label for _, label in cases] if labelled else None
-    return _from_text([table for table, _ in cases], labels, lines[start + 1 :])
-
-
-def _ts_header(lines: list[tuple[int, str]]) -> tuple[bool, int | None]:
-    """Whether lines end in a label, and how many dimensions they have if the header says so."""
-    header: dict[str, str] = {}
-    for number, line in lines:
-        if not line.startswith("@"):
-            raise _malformed(number, line, "put sequences behind @data, and # before comments")
-        key, *rest = line[1:].lower().split(None, 1)
-        value = header[key] = rest[0] if rest else ""
-        if key == "timestamps" and value != "false":
-            raise _malformed(number, line, "time stamps are not supported, resample to even steps")
-        if key in ("dimensions", "dimension") and not value.isdecimal():
-            raise _malformed(number, line, "give the number of dimensions as an integer")
-    labelled = any(header.get(key, "").startswith("true") for key in ("classlabel", "targetlabel"))
-    default = "1" if header.get("univariate") == "true" else None
-    dimensions = header.get("dimensions", header.get("dimension", default))
-    return labelled, None if dimensions is None else int(dimensions)
-
-
-def _ts_case(number: int, line: str, labelled: bool, dimensions: int | None) -> tuple[Floats, str]:
-    """One line as a (T, m) array and its label ("" if there is none)."""
-    parts = line.split(":")
-    label = parts.pop().strip() if labelled else ""
-    if len(parts) != (dimensions or max(1, len(parts))):
-        wanted = f"{dimensions or 'some'} dimensions{' and a label' if labelled else ''}"
-        way_out = f"the header asks for {wanted}, separated by ':'"
-        raise _malformed(number, f"{len(parts)} dimensions", way_out)
-    channels = [_parsed(part.split(","), number) for part in parts]
-    lengths = [len(channel) for channel in channels]
-    if len(set(lengths)) > 1:
-        way_out = "give all dimensions of a sequence one length"
-        raise _malformed(number, f"dimensions of lengths {lengths}", way_out)
-    return np.stack(channels, axis=1), label
-
-
-def _text_lines(place: str, comments: tuple[str, ...]) -> list[tuple[int, str]]:
-    """(number from 1, stripped line) of the lines that are neither blank nor comments."""
-    # Only comments hold anything but ASCII in the archives, and some of those are Latin-1.
-    with Path(place).open(encoding="utf-8-sig", errors="replace") as file:
-        numbered = [(number, line.strip()) for number, line in enumerate(file, start=1)]
-    return [(number, line) for number, line in numbered if line and not line.startswith(comments)]
-
-
-def _malformed(number: int, found: str, way_out: str) -> ValueError:
-    excerpt = found if len(found) <= 60 else found[:57] + "..."
-    return ValueError(f"line {number}: found {excerpt!r}: {way_out}")
-
-
-def _parsed(fields: list[str], number: int) -> Floats:
-    """(len(fields),) float64, with NaN for "", "?" and "NaN"."""
-    try:
-        return np.array([float(field) for field in fields])
-    except ValueError:
-        return np.array([_parsed_field(field.strip(), number) for field in fields])
-
-
-def _parsed_field(field: str, number: int) -> float:
-    if field in ("", "?"):
-        return float("nan")
-    try:
-        return float(field)
-    except ValueError as error:
-        raise _malformed(
-            number, field, "write a number, or NaN or ? where it is missing"
-        ) from error
-
-
-def _from_text(
-    rows: list[Floats], labels: list[str] | None, lines: list[tuple[int, str]]
-) -> Sequences:
-    try:
-        return Sequences.from_nan_padded(rows, None if labels is None else _parsed_labels(labels))
-    except SequenceError as error:
-        raise ValueError(f"line {lines[error.index][0]}: {error}") from error
-
-
-def _parsed_labels(labels: list[str]) -> AnyArray:
-    """int64 if all are integers, else float64 if all are numbers, else strings."""
-    if any("_" in label for label in labels):  # int("1_0") is 10, but "1_0" is the name of a class
-        return np.array(labels)
-    for dtype in (int, float):
-        try:
-            return np.array([dtype(label) for label in labels], dtype=dtype)
-        except (ValueError, OverflowError):
-            continue
-    return np.array(labels)
-
-
-def _read_zarr(place: str) -> Sequences:
-    try:
-        node = zarr.open(place, mode="r")
-    except FileNotFoundError as error:
-        raise ValueError("found no Zarr group or array: check the path") from error
-    if isinstance(node, zarr.Array):
-        return Sequences.from_nan_padded(node[...])
-    inner = node.get("sequences")
-    return Sequences.from_group(inner if isinstance(inner, zarr.Group) else node)
-
-
-def _put_behind(array: zarr.Array[Any], end: int, new: AnyArray, name: str) -> None:
-    """Make `new` what follows the first `end` rows of a stored array."""
-    cast = _cast(new, array.dtype)
-    if not np.array_equal(cast, new):
-        raise ValueError(
-            f"the stored {name} are {array.dtype}, which cannot hold the new ones ({new.dtype}) as "
-            f"they are: round them with astype({str(array.dtype)!r}) first, or use another store"
-        )
-    array.resize((end + len(cast), *array.shape[1:]))
-    array[end:] = cast
-
-
-def _n_items(values: zarr.Array[Any]) -> int | None:
-    """The vocabulary of stored values; None if they are real numbers."""
-    found: Any = values.attrs.get("n_items")
-    return found if found is None else checked_n_items(found)
-
-
-def _described(n_items: int | None) -> str:
-    return "real numbers" if n_items is None else f"{n_items} items"
-
-
-def _cast(new: AnyArray, dtype: Any) -> AnyArray:
-    """As another dtype, rounded or cut where that cannot hold it; empty if it never can."""
-    try:
-        return new.astype(dtype)
-    except ValueError:  # words to numbers
-        return new[:0]
-
-
-def _member(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    array = group.get(name)
-    if not isinstance(array, zarr.Array) or not array.ndim:
-        found = f"{group.store_path}: found {sorted(group.keys())} but no array {name!r}"
-        raise ValueError(f"{found}: write it with Sequences.write_to")
-    return array
-
-
-_READERS: dict[str, Callable[[str], Sequences]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    ".tsv": _read_tsv,
-    ".ts": _read_ts,
-    ".zarr": _read_zarr,
-}

@@ -404,7 +404,7 @@ class TestFingerprint:
     def test_chunks_do_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         X = np.arange(1000.0).reshape(10, 100)
         whole = Sequences.from_arrays(X).fingerprint
-        monkeypatch.setattr("rntk_dist.sequences._CHUNK_BYTES", 64)
+        monkeypatch.setattr("rntk_dist.packed.CHUNK_BYTES", 64)
         assert Sequences.from_arrays(X).fingerprint == whole
 
     @few
