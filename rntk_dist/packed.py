@@ -24,6 +24,7 @@ type Packed = tuple[AnyArray, Ints, AnyArray | None, int | None]
 """values, offsets, labels and n_items, the fields of a `Sequences`."""
 
 CHUNK_BYTES = 2**20
+"""Of a chunk in a store, and of what a pass over the values takes at a time."""
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -186,7 +187,7 @@ def packed(X: Any) -> tuple[Floats, Ints]:
     n, length, m = array.shape if array.ndim == 3 else (*array.shape, 1)
     lengths = np.full(n, length)
     _refuse_unusable(lengths, np.full(n, m))
-    # One copy, read-only before it is reshaped: `_frozen` then finds no writable base to copy from.
+    # One copy, read-only before it is reshaped: `frozen` then finds no writable base to copy from.
     values = sealed(np.array(array, dtype=_float_dtype({array.dtype}), order="C"))
     return values.reshape(n * length, m), offsets_of(lengths)
 
