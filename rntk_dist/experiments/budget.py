@@ -15,13 +15,13 @@ from rntk_dist.kernel import RNTK
 from rntk_dist.sequences import Sequences
 from rntk_dist.solve.selection import Procedure
 
-PAIR_STEP = 2e-9
+PAIR_STEP = 5e-9
 """Seconds for a pair of sequences and a step, one layer, one direction, one feature."""
 
 MEAN_PAIR_STEP = 1e-8
 """The same for a pair of steps, of which readout "mean" takes T² a pair of sequences."""
 
-FEATURE = 0.1
+FEATURE = 0.2
 """What each further feature adds to a pair-step, in pair-steps."""
 
 FIT, FIT_PAIR, FIT_CLASSES = 2e-4, 2.5e-8, 5e-6
@@ -43,8 +43,8 @@ class Budget:
     trained: float = 32.0
 
 
-FULL = Budget(other=10.0, paper=300.0)
-"""73 data sets of 20 to 600 training sequences: 2 hours of two cores by this count."""
+FULL = Budget(other=6.0, paper=200.0)
+"""73 data sets of 20 to 600 training sequences: five core-hours, within 3 hours of two cores."""
 
 QUICK = Budget(other=0.4, paper=1.2, mean_work=1e7, trained=15.0)
 """8 small data sets within 3 minutes."""
