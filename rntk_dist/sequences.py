@@ -49,6 +49,7 @@ _READERS: dict[str, Callable[[str], Packed]] = {
     ".tsv": read_tsv,
     ".ts": read_ts,
 }
+_SUFFIXES = (*_READERS, ".zarr")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -208,8 +209,8 @@ class Sequences:
         """
         place = os.fspath(path)
         suffix = Path(place).suffix.lower()
-        if suffix not in (*_READERS, ".zarr"):
-            known = ", ".join((*_READERS, ".zarr"))
+        if suffix not in _SUFFIXES:
+            known = ", ".join(_SUFFIXES)
             raise ValueError(f"{place}: suffix {suffix!r} is none of {known}: convert or rename it")
         if "://" not in place and not Path(place).exists():
             raise FileNotFoundError(
