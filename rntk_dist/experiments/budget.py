@@ -43,8 +43,8 @@ class Budget:
     trained: float = 32.0
 
 
-FULL = Budget(other=6.0, paper=200.0)
-"""73 data sets of 20 to 600 training sequences: five core-hours, within 3 hours of two cores."""
+FULL = Budget(other=4.0, paper=60.0)
+"""73 data sets of 20 to 600 training sequences: some 2.7 core-hours with networks."""
 
 QUICK = Budget(other=0.4, paper=1.2, mean_work=1e7, trained=15.0)
 """8 small data sets within 3 minutes."""

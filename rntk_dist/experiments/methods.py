@@ -43,9 +43,10 @@ SIGMA_B = (0.1, 0.0, 0.5, 1.0, 2.0)
 DELAY_SIGMAS = ((ROOT_2, 0.1), (1.2, 0.1), (1.0, 0.1), (0.7, 0.1))
 WINDOWS = (8, 2, 4, 16, 32, 64)
 
-MEAN_WORK = 1e8
+MEAN_WORK = 3e7
 """The readout "mean" compares every step with every other one. Where n² T² of the training part
-exceeds this, half a second of one core, it sees sequences averaged over parts of their time."""
+exceeds this, a sixth of a second of one core, it sees sequences averaged over parts of their
+time."""
 
 JUDGED = 10
 """The matrix of the test part may take so many times that work: it is computed for what is chosen,
