@@ -91,12 +91,13 @@ def ucr(
     _write(folder, results, report.comparisons(results, published))
 
 
-def _write(folder: Path, results: list[Result], tables: dict[str, AccuracyTable]) -> None:
+def _write(folder: Path, results: list[Result], compared: dict[str, AccuracyTable]) -> None:
     from rntk_dist import plot
-    from rntk_dist.experiments import report, statistics
+    from rntk_dist.experiments import report, statistics, tables
 
     report.write_results(folder / "results.csv", results)
-    for name, table in tables.items():
+    tables.write_dataclasses(folder / "times.csv", report.SetTime, report.times(results))
+    for name, table in compared.items():
         report.write_comparison(folder, name, table)
         if len(table.sets) > 1:
             picture = folder / f"{name}-ranks.png"

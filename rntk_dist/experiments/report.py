@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rntk_dist.experiments import tables
@@ -16,7 +17,7 @@ from rntk_dist.experiments.statistics import (
     pair_tests,
     summaries,
 )
-from rntk_dist.experiments.ucr import PROCEDURES
+from rntk_dist.experiments.ucr import CHOSEN, PROCEDURES
 
 ONE_LENGTH_ONLY = "RBF"
 """Where lengths vary it goes by other names: see `methods`."""
@@ -33,6 +34,35 @@ def read_results(path: Path) -> list[Result]:
     Raises ValueError where a column is missing or no number.
     """
     return tables.read_dataclasses(path, Result)
+
+
+@dataclass(frozen=True)
+class SetTime:
+    """Seconds of all methods on one data set: by the clock, one after another, and of all cores."""
+
+    data_set: str
+    seconds: float
+    core_seconds: float
+
+
+def times(results: Iterable[Result]) -> list[SetTime]:
+    """One for each data set.
+
+    A method's time stands in the rows of all its procedures, and counts once; the best of several
+    methods took no time of its own.
+    """
+    own: dict[str, dict[str, Result]] = {}
+    for result in results:
+        if result.method != CHOSEN:
+            own.setdefault(result.data_set, {})[result.method] = result
+    return [
+        SetTime(
+            name,
+            round(sum(result.seconds for result in methods.values()), 3),
+            round(sum(result.core_seconds for result in methods.values()), 3),
+        )
+        for name, methods in own.items()
+    ]
 
 
 def accuracies(
