@@ -337,8 +337,10 @@ class _Run:
             tile = self.in_flight.pop(future).tile
             self.stranded[tile] += 1
             if self.stranded[tile] > _MOST_STRANDED:
-                times = self.stranded[tile]
-                self.failed[tile] = RuntimeError(f"all its workers went away, {times} times")
+                self.failed[tile] = RuntimeError(
+                    f"all its workers died or went away, in each of {self.stranded[tile]} "
+                    f"attempts, most likely for want of memory: {self.memory}"
+                )
             else:
                 (self.suspects if tile in self.alone else self.pending).appendleft(tile)
 

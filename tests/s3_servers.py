@@ -48,8 +48,11 @@ def seaweed(folder: Path) -> Iterator[str]:
     options = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3", *chosen]
     # A volume is a file that grows; by default every bucket is given several of 30 GB at most.
     options += [f"-dir={folder}", "-master.volumeSizeLimitMB=64", "-volume.max=20"]
+    # Killed, it leaves its sockets and logs behind.
+    options += [f"-{part}.localSocket={folder / part}.sock" for part in ("filer", "s3")]
+    command = [weed, f"-logdir={folder}", "server", *options]
     with (folder / "weed.log").open("wb") as log:
-        server = subprocess.Popen([weed, "server", *options], stdout=log, stderr=log, cwd=folder)
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
         address = f"http://127.0.0.1:{ports[0]}"
         _wait_until_up(server, address, folder / "weed.log")
@@ -57,6 +60,9 @@ def seaweed(folder: Path) -> Iterator[str]:
     finally:
         server.kill()  # it takes half a minute to end in good order, and its data are thrown away
         server.wait()
+        for port in ports:  # where these are cannot be chosen
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
 
 
 def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:

@@ -363,7 +363,7 @@ def test_a_tile_that_loses_its_workers_again_and_again_fails(
     alone.wait()
     monkeypatch.setattr(compute, "_MOST_STRANDED", 0)
     with pytest.raises(
-        TileError, match="RuntimeError: all its workers went away, 1 times"
+        TileError, match="RuntimeError: all its workers died or went away, in each of 1 attempts"
     ) as error:
         fill(store, alone.client, on_progress=after(3, lambda: alone.kill(doomed)))
     assert len(error.value.failed) == 2
