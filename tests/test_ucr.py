@@ -333,7 +333,7 @@ def test_a_methods_time_on_a_data_set_counts_once() -> None:
 def test_the_command_writes_tables_and_diagrams_and_goes_on(root: Path, tmp_path: Path) -> None:
     """On data sets of one and of several lengths, every method, with Dask workers."""
     command = [str(Path(sys.executable).parent / "rntk-dist"), "experiment", "ucr"]
-    arguments = ["--data", str(root), "--folder", str(tmp_path / "out"), "--quick"]
+    arguments = ["--data", str(root), "--folder", str(tmp_path / "out"), "--quick", "--seconds=0"]
     write_part(root, "Other", "TRAIN", sequences(shortest=14, seed=5))
     write_part(root, "Other", "TEST", sequences(shortest=14, seed=6))
 
@@ -348,6 +348,7 @@ def test_the_command_writes_tables_and_diagrams_and_goes_on(root: Path, tmp_path
     assert "normalised-one-length: 2 data sets" in done.stdout
     results = report.read_results(tmp_path / "out" / "results.csv")
     assert {r.data_set for r in results} == {"Even", "Other", "Ragged"}
+    assert {r.kernels for r in results if r.method == ucr.THE_PAPERS} == {1}
     for name, table in report.comparisons(results).items():
         again = report.read_accuracies(tmp_path / "out" / f"{name}-accuracy.csv")
         assert np.array_equal(again.accuracy, table.accuracy)

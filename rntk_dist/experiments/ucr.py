@@ -17,10 +17,10 @@ therefore sees long sequences averaged (`methods.MEAN_WORK`). A support vector m
 sequences, 60 classes), and cross-validation has ten folds and twelve values of C in both
 procedures, about half of them saved where no multiplier reaches C. The paper's method alone has 900
 kernels for each data set, 13 others (19 where lengths vary) have 9 to 35. `budget.FULL` gives that
-method up to 60 s a data set, which is all 900 kernels on 36 of the archive's sample of 73 and 28 on
-the largest, and each other one up to 4 s: under 2 core-hours in all, with what the test parts take,
-and most of one more for trained networks. What does not fit is thinned by `budget.affordable`, and
-every result says how many kernels of how many were tried.
+method up to 2000 s a data set, which is all 900 kernels on each of the archive's sample of 73, and
+each other one up to 4 s: some 4.5 core-hours in all, with what the test parts take, and most of one
+more for trained networks. What does not fit is thinned by `budget.affordable`, and every result
+says how many kernels of how many were tried.
 
 Trained networks may stand beside the kernels, or be run alone: see `networks` for how they are
 chosen and what they may cost, and `trained` for how they are trained.
