@@ -23,6 +23,7 @@ from rntk_dist.lease import Lease, has_lease, lease
 from rntk_dist.plan import Plan, Samples, Work, Workers, check_memory, choose_tile
 from rntk_dist.sequences import Sequences
 from rntk_dist.store import (
+    CreationBegunError,
     GramStore,
     Location,
     Manifest,
@@ -69,11 +70,10 @@ class Wanted:
         """
         try:
             existing = self.stores.find(self.where, writable=writable)
-        except StoreFormatError:
-            # Asked afterwards, for a creation may begin, and come to its end, at any time.
-            if GramStore.is_interrupted(self.where) and has_lease(self.where):
+        except CreationBegunError:
+            if has_lease(self.where):
                 return None
-            existing = self.stores.find(self.where, writable=writable)
+            raise
         if existing is not None:
             tile = existing.plan.tile if self.tile is None else self.tile
             existing.check_identity(self._manifest(self._plan(tile)))

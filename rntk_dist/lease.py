@@ -44,8 +44,8 @@ from pathlib import Path
 import psutil
 from zarr.abc.store import Store
 
+from rntk_dist.location import Location, locate, show
 from rntk_dist.slots import NoCompareAndSwapError, Seen, Slot, slot_of
-from rntk_dist.store import Location, locate, show
 
 TTL = 60.0
 """Seconds without renewal after which a lease is stale, unless told otherwise."""

@@ -38,6 +38,10 @@ class StoreFormatError(ValueError):
     """The location holds no Gram store that this version reads; the message says what it is."""
 
 
+class CreationBegunError(StoreFormatError):
+    """A creation of the store has begun: it goes on in another process, or was interrupted."""
+
+
 class SweepFoundError(StoreFormatError):
     """The store holds a sweep, where one matrix was asked for."""
 
@@ -197,7 +201,7 @@ def read_identity(where: str, data: Any, newest: int) -> Mapping[str, Any]:
             "upgrade rntk_dist"
         )
     if "identity" not in data:
-        raise StoreFormatError(
+        raise CreationBegunError(
             f"{where} is a Gram store whose creation was interrupted; it holds no results: "
             "rd.gram creates it anew where one process can hold it (a local path, s3://), else "
             "delete it"

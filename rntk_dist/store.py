@@ -25,14 +25,12 @@ Knows no kernel and no Dask.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import google_crc32c
@@ -43,16 +41,26 @@ from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import collect_aiterator, sync
-from zarr.errors import (
-    ChunkNotFoundError,
-    ContainsArrayError,
-    ContainsGroupError,
-    GroupNotFoundError,
-)
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.errors import ChunkNotFoundError
+from zarr.storage import LocalStore
 
-from rntk_dist.folder_store import FolderStore, folder_of
-from rntk_dist.manifest import FORMAT, read_manifest
+from rntk_dist.folder_store import FolderStore
+from rntk_dist.location import (
+    CREATED,
+    NAMESPACE,
+    attributes,
+    clear_begun,
+    new_group,
+    obstacle,
+    open_group,
+    progress,
+    zarr_store,
+)
+from rntk_dist.location import Location as Location
+from rntk_dist.location import in_memory as in_memory
+from rntk_dist.location import locate as locate
+from rntk_dist.location import show as show
+from rntk_dist.manifest import CreationBegunError as CreationBegunError
 from rntk_dist.manifest import IdentityError as IdentityError
 from rntk_dist.manifest import Kind as Kind
 from rntk_dist.manifest import Manifest as Manifest
@@ -60,6 +68,7 @@ from rntk_dist.manifest import NeighborsFoundError as NeighborsFoundError
 from rntk_dist.manifest import StoreFormatError as StoreFormatError
 from rntk_dist.manifest import SweepFoundError as SweepFoundError
 from rntk_dist.manifest import provenance as provenance
+from rntk_dist.manifest import read_manifest
 from rntk_dist.manifest import versions as versions
 from rntk_dist.plan import Plan, Samples, Tile
 from rntk_dist.records import Record, Report
@@ -68,25 +77,12 @@ from rntk_dist.sequences import Sequences
 PARTIAL_AGE = 3600.0
 """Seconds after its last change at which a `.partial` file has no living writer."""
 
-_NAMESPACE = "rntk_dist"
 _CHUNKS, _RECORDS = "gram/c/", "gram/records/"
 _CHUNK = re.compile(r"(\d+)/(\d+)")
 _RECORD = re.compile(r"(\d+)\.(\d+)\.json")
 _PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
-_OTHER_KEYS = re.compile(
-    r"(gram/)?zarr\.json|gram/\.?lease[-.][^/]*"  # the latter says who fills the store now
-    r"|gram/(job|cancel)\.json"
-    r"|sequences(_y)?/(zarr\.json|(values|offsets|labels)/(zarr\.json|c(/\d+)*))"
-)
-_LEASE_KEY = re.compile(r"gram/\.?lease[-.][^/]*")
-_CREATION_PARTIAL = re.compile(
-    r"((gram|sequences(_y)?(/(values|offsets|labels)(/c(/\d+)*)?)?)/)?[^/]*\.[0-9a-f]{32}\.partial"
-)
 _AT_ONCE = 64
 """Small files that are read at once."""
-
-type Location = str | Path | Store
-"""A local path, an fsspec URL, or a Zarr store."""
 
 type Block = NDArray[np.floating[Any]]
 
@@ -133,12 +129,12 @@ class GramStore:
         is ever overwritten.
         """
         where = locate(location)
-        group = _new_group(where)
+        group = new_group(where)
         _new_array(group, manifest)
         X.write_to(group.create_group("sequences"))
         if Y is not None:
             Y.write_to(group.create_group("sequences_y"))
-        group.attrs[_NAMESPACE] = manifest.to_dict()
+        group.attrs[NAMESPACE] = manifest.to_dict()
         return cls.open(where, writable=True)
 
     @classmethod
@@ -150,8 +146,8 @@ class GramStore:
         """
         where = locate(location)
         mode: Any = "r+" if writable else "r"
-        group = _open_group(where, mode)
-        data: Any = group.attrs.asdict().get(_NAMESPACE)
+        group = open_group(where, mode)
+        data: Any = attributes(group)
         manifest = cls._read_manifest(show(where), data)
         growing = read_manifest(show(where), data["growing"]) if "growing" in data else None
         return cls(where, manifest, group, _open_array(group, where, mode), growing)
@@ -178,25 +174,18 @@ class GramStore:
 
         It holds no results; whether it goes on in another process, only the lease can tell.
         """
-        try:
-            data: Any = _open_group(locate(location), "r").attrs.asdict().get(_NAMESPACE)
-        except (FileNotFoundError, StoreFormatError):
-            return False
-        if not isinstance(data, dict) or data.get("format") not in range(1, FORMAT + 1):
-            return False
-        return "identity" not in data
+        return progress(locate(location)) == "begun"
 
     @staticmethod
     def check_free(location: Location) -> None:
         """Raise FileExistsError unless a store may be created there; writes nothing.
 
-        What an interrupted creation has left is not in the way.
+        What an interrupted creation has left is not in the way, nor is what another process
+        creates, or has created, meanwhile.
         """
-        where = locate(location)
-        if GramStore.is_interrupted(where):
-            _created_parts(where)
-        elif isinstance(where, str):
-            _refuse_occupied(where, _zarr_store(where, read_only=True))
+        error = obstacle(locate(location))
+        if error is not None:
+            raise error
 
     @staticmethod
     def clear_interrupted(location: Location) -> None:
@@ -204,16 +193,12 @@ class GramStore:
 
         Raises FileExistsError, and removes nothing, if anything else lies there.
         """
-        where = locate(location)
-        store = _zarr_store(where, read_only=False)
-        # The root's zarr.json last: it tells whose the others are.
-        for key in sorted(_created_parts(where), key=lambda key: key == "zarr.json"):
-            sync(store.delete(key))
+        clear_begun(locate(location))
 
     @staticmethod
     def remove(location: Location) -> None:
         """Remove all that lies there, whatever it is; for who made it for a while."""
-        sync(_zarr_store(locate(location), read_only=False).clear())
+        sync(zarr_store(locate(location), read_only=False).clear())
 
     def check_identity(self, manifest: Manifest) -> None:
         """Raise IdentityError unless the store holds the matrix that `manifest` describes."""
@@ -421,18 +406,18 @@ class GramStore:
 
     def report(self) -> dict[str, Any] | None:
         """The report that `finish` stored, read anew; None as long as there is none."""
-        data: Any = _open_group(self.location, "r").attrs.asdict().get(_NAMESPACE, {})
+        data: Any = attributes(open_group(self.location, "r")) or {}
         report: dict[str, Any] | None = data.get("report")
         return report
 
     def _mark(self, report: Report | None) -> None:
-        group = _open_group(self.location, "r+")
-        data: Any = group.attrs.asdict()[_NAMESPACE]
+        group = open_group(self.location, "r+")
+        data: Any = group.attrs.asdict()[NAMESPACE]
         rest = {name: value for name, value in data.items() if name != "report"}
         if report is not None:
-            group.attrs[_NAMESPACE] = {**rest, "report": report.to_dict()}
+            group.attrs[NAMESPACE] = {**rest, "report": report.to_dict()}
         elif "report" in data:
-            group.attrs[_NAMESPACE] = rest
+            group.attrs[NAMESPACE] = rest
 
     # -- growth ------------------------------------------------------------------------------------
 
@@ -442,17 +427,17 @@ class GramStore:
         Raises ValueError for sequences that cannot stand beside the stored ones.
         """
         X.append_to(self._side("sequences"), self.plan.n_rows)
-        group = _open_group(self.location, "r+")
-        data: Any = group.attrs.asdict()[_NAMESPACE]
-        group.attrs[_NAMESPACE] = {**data, "growing": manifest.to_dict()}
+        group = open_group(self.location, "r+")
+        data: Any = group.attrs.asdict()[NAMESPACE]
+        group.attrs[NAMESPACE] = {**data, "growing": manifest.to_dict()}
 
     def publish(self, report: Report) -> None:
         """Make this the store's matrix, by one write; all its tiles are stored."""
         # Readers go by the manifest: until it is replaced they see the former matrix in the array.
         array = zarr.open_array(self.group.store, path="gram", mode="r+")
         array.resize(self.plan.shape)
-        group = _open_group(self.location, "r+")
-        group.attrs[_NAMESPACE] = {**self.manifest.to_dict(), "report": report.to_dict()}
+        group = open_group(self.location, "r+")
+        group.attrs[NAMESPACE] = {**self.manifest.to_dict(), "report": report.to_dict()}
 
     def _check_not_outgrown(self, tile: Tile) -> None:
         """A late task must not write an edge tile that has been extended since."""
@@ -488,7 +473,7 @@ class GramStore:
         return sorted(key for key in keys if not self._is_own(key))
 
     def _is_own(self, key: str) -> bool:
-        if _OTHER_KEYS.fullmatch(key):
+        if CREATED.fullmatch(key):
             return True
         of_record = key.endswith(".json")
         tile = _tile_in(*((_RECORD, key, _RECORDS) if of_record else (_CHUNK, key, _CHUNKS)))
@@ -543,28 +528,6 @@ class GramStore:
             raise ValueError(f"tile {tile} holds values that are not finite")
 
 
-def locate(location: Location) -> str | Store:
-    """The location as workers can open it: a local path absolute, a URL or Zarr store as it is."""
-    if isinstance(location, Store):
-        return location
-    text = str(location)
-    if "://" in text:
-        return text
-    return str(Path(text).expanduser().absolute())
-
-
-def in_memory(location: str | Store) -> bool:
-    """True if only this process can see the store."""
-    return isinstance(location, MemoryStore) or (
-        isinstance(location, str) and location.startswith("memory://")
-    )
-
-
-def show(location: str | Store) -> str:
-    """The location in an error message."""
-    return str(location)
-
-
 def chunk_key(tile: Tile, part: str = "") -> str:
     """The key of a tile's chunk inside the store; `part` begins those of one matrix of many."""
     return f"{_CHUNKS}{part}{tile.row}/{tile.col}"
@@ -593,68 +556,6 @@ async def _get_all(store: Store, keys: list[str]) -> list[bytes]:
     return list(await asyncio.gather(*map(get, keys)))
 
 
-def _zarr_store(where: str | Store, *, read_only: bool) -> Store:
-    """What Zarr reads and writes the location through; a folder need not be there yet."""
-    if isinstance(where, Store):
-        return where
-    folder = folder_of(where)
-    if folder is not None:
-        return FolderStore(folder, read_only=read_only)
-    # From a cache of what it listed before, s3fs says of a tile that another process has written
-    # since that it is missing.
-    options = None if where.startswith("memory:") else {"use_listings_cache": False}
-    return FsspecStore.from_url(where, storage_options=options, read_only=read_only)
-
-
-def _new_group(where: str | Store) -> zarr.Group:
-    first: dict[str, Any] = {_NAMESPACE: {"format": FORMAT}}
-    try:
-        if isinstance(where, Store):
-            return zarr.open_group(where, mode="w-", zarr_format=3, attributes=first)
-        store = _zarr_store(where, read_only=False)
-        _refuse_occupied(where, store)
-        if isinstance(store, FolderStore):
-            store.root.mkdir(parents=True, exist_ok=True)
-        return zarr.create_group(store, zarr_format=3, attributes=first)
-    except (ContainsArrayError, ContainsGroupError, FileExistsError) as error:
-        raise _occupied(where) from error
-
-
-def _refuse_occupied(where: str, store: Store) -> None:
-    """Zarr's own mode "w-" would take the lease of who creates for something foreign."""
-    in_the_way = isinstance(store, FolderStore) and store.root.exists() and not store.root.is_dir()
-    if in_the_way or not sync(_all_left_before(store)):
-        raise _occupied(where)
-
-
-async def _all_left_before(store: Store) -> bool:
-    """Whether there is nothing, or what a creation leaves that was killed before it wrote."""
-    async for key in store.list_prefix(""):
-        if not _LEASE_KEY.fullmatch(key) and not re.fullmatch(r"zarr\.\w{32}\.partial", key):
-            return False
-    return True
-
-
-def _created_parts(where: str | Store) -> list[str]:
-    """The keys of an interrupted creation; FileExistsError if there are others."""
-    keys: Any = collect_aiterator(_zarr_store(where, read_only=True).list_prefix(""))
-    parts = [key for key in keys if not _LEASE_KEY.fullmatch(key)]
-    for key in parts:
-        if not (_OTHER_KEYS.fullmatch(key) or _CREATION_PARTIAL.fullmatch(key)):
-            raise FileExistsError(
-                f"{show(where)} is a Gram store whose creation was interrupted, but holds {key}, "
-                "too, and is left as it is: choose another store, or delete this one"
-            )
-    return parts
-
-
-def _occupied(where: str | Store) -> FileExistsError:
-    return FileExistsError(
-        f"{show(where)} holds something that is not a Gram store and is left as it is: "
-        "choose another store"
-    )
-
-
 def _new_array(group: zarr.Group, manifest: Manifest) -> None:
     group.create_array(
         "gram",
@@ -678,19 +579,6 @@ def _open_array(group: zarr.Group, where: str | Store, mode: Any) -> zarr.Array[
         raise FileNotFoundError(
             f"there is no Gram store at {show(where)}: its array gram is missing"
         ) from error
-
-
-def _open_group(where: str | Store, mode: Any) -> zarr.Group:
-    try:
-        return zarr.open_group(_zarr_store(where, read_only=mode == "r"), mode=mode)
-    except ContainsArrayError as error:
-        raise StoreFormatError(
-            f"{show(where)} is a Zarr array, not a Gram store: choose another store"
-        ) from error
-    except (GroupNotFoundError, FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"there is no Gram store at {show(where)}") from error
-    except json.JSONDecodeError as error:
-        raise StoreFormatError(f"{show(where)}: zarr.json is damaged: {error}") from error
 
 
 def _lengths(side: zarr.Group, n: int) -> list[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import pytest
 from zarr.storage import LocalStore
 
 import rntk_dist as rd
-from rntk_dist import creation
+from rntk_dist import creation, folder_store
 from rntk_dist import lease as lease_module
 from rntk_dist.creation import Wanted, ensure_store, owned
 from rntk_dist.failures import StoreUnavailableError
+from rntk_dist.folder_store import FolderStore
 from rntk_dist.lease import StoreBusyError, current_owner, lease
 from rntk_dist.plan import TileMemoryError, Workers
 from rntk_dist.sequences import Sequences
@@ -159,7 +162,7 @@ def test_a_plan_that_is_refused_leaves_nothing(
 
 
 STEPS = {
-    "group": "rntk_dist.store.zarr.create_group",
+    "group": "rntk_dist.location.zarr.create_group",
     "array": "rntk_dist.store._new_array",
     "sequences": "rntk_dist.sequences.Sequences._arrays",
     "manifest": "rntk_dist.store.Manifest.to_dict",
@@ -179,32 +182,55 @@ def interrupt(
         made(where, X)
 
 
+def replace(folder: Path, files: dict[str, bytes]) -> None:
+    """Put files in the place of all that lies in a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, value in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value)
+
+
+def history(where: Path, X: Sequences, patch: pytest.MonkeyPatch) -> list[dict[str, bytes]]:
+    """What lies there after each request of a creation in place of an interrupted one."""
+    seen = [{}]
+
+    async def noted(store: FolderStore, real: Any, *args: Any) -> None:
+        await real(store, *args)
+        seen.append(content(where))
+
+    for name in ("set", "delete"):
+        patch.setattr(FolderStore, name, partialmethod(noted, getattr(FolderStore, name)))
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(where, X, "manifest", patch, KeyboardInterrupt())
+    store = made(where, X)
+    for tile in store.plan.tiles():
+        store.write_tile(tile, np.ones(store.plan.block_shape(tile)))
+    patch.undo()
+    return seen
+
+
 def test_a_creation_may_begin_and_end_while_it_is_looked_for(
     where: Path, X: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process works between one look and the next."""
-    wanted, find = Wanted(str(where), KERNEL, X, tile=TILE), GramStore.find
-    begun = False
+    """Another process works between any two requests of the look."""
+    seen, rng = history(where, X, monkeypatch), np.random.default_rng(5)
+    assert [GramStore.is_interrupted(where), len(seen) > 20] == [False, True]
+    wanted, stages = Wanted(str(where), KERNEL, X, tile=TILE), list[int]()
 
-    def first_begin(*args: Any, **options: Any) -> GramStore | None:
-        nonlocal begun
-        if not begun:
-            begun = True
-            with pytest.raises(KeyboardInterrupt):
-                interrupt(where, X, "sequences", monkeypatch, KeyboardInterrupt())
-        return find(*args, **options)
+    def later(real: Callable[[Any], Any], request: Any) -> Any:
+        if stages:
+            replace(where, seen[stages.pop()])
+        return real(request)
 
-    def first_end(location: Any) -> bool:
-        monkeypatch.undo()
-        made(location, X)
-        return GramStore.is_interrupted(location)
-
-    monkeypatch.setattr(GramStore, "find", first_begin)
-    assert wanted.find() is None
-    monkeypatch.setattr(GramStore, "is_interrupted", staticmethod(first_end))
-    found = wanted.find()
-    assert found is not None
-    assert found.missing_tiles() == list(found.plan.tiles())
+    for name in ("_again", "_repeated"):  # all requests to the store go through them
+        monkeypatch.setattr(folder_store, name, partial(later, getattr(folder_store, name)))
+    for _ in range(300):
+        stages[:] = sorted(rng.integers(len(seen), size=rng.integers(1, 20)), reverse=True)
+        replace(where, seen[stages[-1]])
+        found = wanted.find()
+        if found is None:
+            assert wanted.plan_anew().plan.tile == TILE
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -895,9 +895,10 @@ def test_of_two_that_create_at_once_one_creates_and_none_computes_twice(
             running.enter_context(script(folder, where, X, SLOW, workers.scheduler, lines))
             for folder in folders
         ]
-        assert [process.wait(timeout=60) for process in pair] == [0, 0]
-    assert len(list(tmp_path.glob("creating-*"))) == 1
+        ends = [process.wait(timeout=60) for process in pair]
     told = "".join((folder / "script.log").read_text() for folder in folders)
+    assert ends == [0, 0], told
+    assert len(list(tmp_path.glob("creating-*"))) == 1
     assert told.count(f"{where} is being filled by process ") == 1
     assert sorted(workers.started) == list(GramStore.open(where).plan.tiles())
     assert resume(where) == []
