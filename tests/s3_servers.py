@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ def seaweed(folder: Path) -> Iterator[str]:
     names = ("s3.port", "master.port", "volume.port", "filer.port", "s3.port.grpc")
     grpc = ("master.port.grpc", "volume.port.grpc", "filer.port.grpc")
     chosen = [f"-{name}={port}" for name, port in zip((*names, *grpc), ports, strict=True)]
+    chosen += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # else at the same ports for every server
     options = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3", *chosen]
     # A volume is a file that grows; by default every bucket is given several of 30 GB at most.
     options += [f"-dir={folder}", "-master.volumeSizeLimitMB=64", "-volume.max=20"]
@@ -86,15 +89,17 @@ def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 
 def _free_ports(n: int) -> list[int]:
-    """Free ports, all different."""
-    sockets = [socket.socket() for _ in range(n)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Free ports, all different; none that a system gives to who asks for any in the meantime."""
+    return list(islice(filter(_is_free, random.sample(range(20_000, 32_768), k=1000)), n))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
