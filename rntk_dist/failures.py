@@ -75,9 +75,11 @@ class Refusal:
     @classmethod
     def of(cls, error: Exception, location: Location) -> Self | None:
         """None if trying again may help."""
-        lost = not _is_there(location)
+        loss = _loss(location)
+        if loss is not None:  # whichever request it was that met it
+            return cls(loss, socket.gethostname(), lost=True)
         final = isinstance(error, _SAME_AT_EVERY_TRY) or _errno(error) in _OF_THE_STORE
-        return cls(error, socket.gethostname(), lost) if lost or final else None
+        return cls(error, socket.gethostname()) if final else None
 
     @property
     def stops_the_run(self) -> bool:
@@ -94,15 +96,17 @@ def _errno(error: Exception) -> int | None:
     return error.errno if isinstance(error, OSError) else None
 
 
-def _is_there(location: Location) -> bool:
+def _loss(location: Location) -> Exception | None:
+    """What says that there is no store; None where there is one, or where that is not known."""
     try:
-        return GramStore.find(location) is not None
+        GramStore.open(location)
     except (SweepFoundError, NeighborsFoundError):
-        return True
-    except StoreFormatError:
-        return False
+        return None
+    except (FileNotFoundError, StoreFormatError) as error:
+        return error
     except OSError:  # a request that fails does not say that there is nothing
-        return True
+        return None
+    return None
 
 
 # -- of a run --------------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ def stopped(refusal: Refusal, store: GramStore) -> StoreUnavailableError:
     """The error of a run that the store stops."""
     where, cause = show(store.location), in_a_line(refusal.cause)
     seen = f"(on {refusal.host}: {cause})"
-    if refusal.lost and not _is_there(store.location):
+    if refusal.lost and _loss(store.location) is not None:
         return StoreUnavailableError(f"{where} is not there any more {seen}; {_after_loss(store)}")
     if refusal.replaced:
         return StoreUnavailableError(

@@ -18,11 +18,17 @@ from typing import Any, Literal
 import zarr
 from zarr.abc.store import Store
 from zarr.core.sync import collect_aiterator, sync
-from zarr.errors import ContainsArrayError, GroupNotFoundError
+from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError
 from zarr.storage import FsspecStore, MemoryStore
 
 from rntk_dist.folder_store import FolderStore, folder_of
-from rntk_dist.manifest import FORMAT, StoreFormatError
+from rntk_dist.manifest import (
+    FORMAT,
+    NEWEST_FORMAT,
+    CreationBegunError,
+    StoreFormatError,
+    read_identity,
+)
 
 NAMESPACE = "rntk_dist"
 """The attribute of the root that holds the manifest."""
@@ -107,14 +113,12 @@ def attributes(group: zarr.Group) -> Any:
 def progress(where: str | Store) -> Literal["none", "begun", "whole"]:
     """How far the creation of a store has come; "none" also for what is no Gram store."""
     try:
-        data = attributes(open_group(where, "r"))
+        read_identity(show(where), attributes(open_group(where, "r")), NEWEST_FORMAT)
+    except CreationBegunError:
+        return "begun"
     except (FileNotFoundError, StoreFormatError):
         return "none"
-    if not isinstance(data, dict):
-        return "none"
-    if "identity" in data:
-        return "whole"
-    return "begun" if data.get("format") in range(1, FORMAT + 1) else "none"
+    return "whole"
 
 
 def obstacle(where: str | Store) -> FileExistsError | None:
@@ -156,7 +160,10 @@ def new_group(where: str | Store) -> zarr.Group:
         raise _occupied(where)
     if isinstance(store, FolderStore):
         store.root.mkdir(parents=True, exist_ok=True)
-    return zarr.create_group(store, zarr_format=3, attributes={NAMESPACE: {"format": FORMAT}})
+    try:
+        return zarr.create_group(store, zarr_format=3, attributes={NAMESPACE: {"format": FORMAT}})
+    except (ContainsArrayError, ContainsGroupError) as error:  # another's, where there is no lease
+        raise _occupied(where) from error
 
 
 def _keys(store: Store) -> list[str]:

@@ -27,6 +27,8 @@ NEIGHBORS_FORMAT = 4
 SWEEP_FORMAT = 3
 """Of a store of many kernels' matrices, which versions that know only the former must not touch."""
 
+NEWEST_FORMAT = max(FORMAT, NEIGHBORS_FORMAT, SWEEP_FORMAT)
+
 type Kind = Literal["ntk", "nngp"]
 
 

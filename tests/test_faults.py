@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -536,6 +537,19 @@ def test_what_a_store_refuses_to_all_tiles(
     assert Refusal.of(RuntimeError("may pass"), store.location) is None
 
 
+@pytest.mark.parametrize("met", [FileNotFoundError(errno.ENOENT, "a chunk"), KeyError("values")])
+def test_a_lost_store_is_told_alike_by_whichever_request_meets_it(
+    met: Exception, X: Sequences, tmp_path: Path
+) -> None:
+    store = opened(tmp_path / "gram", X)
+    shutil.rmtree(tmp_path / "gram")
+    refusal = Refusal.of(met, store.location)
+    assert refusal is not None
+    assert refusal.stops_the_run
+    says = r"gram is not there any more \(on .*: FileNotFoundError: there is no Gram store at .*\);"
+    assert re.search(says, str(stopped(refusal, store)))
+
+
 def test_what_is_left_of_a_store_is_no_store(X: Sequences, tmp_path: Path) -> None:
     """A late task writes its tile where the store was; no other run counts it as its own."""
     late = tmp_path / "gram/gram/c/0/1"
@@ -614,9 +628,9 @@ def test_a_store_that_vanishes_stops_the_run(
     client.wait_for_workers(2, timeout=60)
     where, away = tmp_path / "gram", tmp_path / "away"
     store = opened(where, X)
-    # Seen by a task that opens the store, or by one that was to read or write in it.
-    with pytest.raises(StoreUnavailableError, match=r"is not there any more \(on .*\); bring it"):
+    with pytest.raises(StoreUnavailableError, match=r"is not there any more .*; bring it") as stop:
         fill(store, client, backend="numpy", on_progress=after(4, lambda: where.rename(away)))
+    assert "FileNotFoundError: there is no Gram store at" in str(stop.value)
     workers.kill_all()
     assert not where.exists()  # a task that was late does not make it anew
     away.rename(where)
