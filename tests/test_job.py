@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
@@ -18,7 +19,7 @@ import dask
 import numpy as np
 import pytest
 import s3_servers
-from clusters import client_of
+from clusters import client_of, wait_until_idle
 from distributed import Client
 from test_faults import ROOT, Workers
 
@@ -41,14 +42,26 @@ N_TILES = 15
 MANY = 4  # 55 tiles: time enough for another job to begin beside it
 
 LOGGED = """
+def is_held(location, place):
+    try:
+        return place > int(Path(f"{location}.hold").read_text())
+    except FileNotFoundError:
+        return False
 def logged(location, tile, *args, real=tile_task.compute_tile):
-    with open(f"{location}.tiles", "a") as log:
-        log.write(f"{tile}\\n")
+    with open(f"{location}.tiles", "ab", buffering=0) as log:
+        log.write(f"{tile}\\n".encode())
+        end = log.tell()
     act(tile)
+    place = Path(f"{location}.tiles").read_bytes()[:end].count(b"\\n")
+    while is_held(location, place):
+        time.sleep(0.02)
     return real(location, tile, *args)
 tile_task.compute_tile = logged
 """
-"""Lines for a worker, after those that say what `act` is: each store has a log of its tiles."""
+"""Lines for a worker, after those that say what `act` is: each store has a log of its tiles.
+
+The file beside it that `held` writes says how many of the tiles that are begun do not wait.
+"""
 
 SLOW = "act = lambda tile: time.sleep(0.12)\n" + LOGGED
 
@@ -56,6 +69,22 @@ SLOW = "act = lambda tile: time.sleep(0.12)\n" + LOGGED
 def started(where: Path) -> list[Tile]:
     """The tiles of a store that were begun, as often as they were."""
     return [tile_of(line) for line in Path(f"{where}.tiles").read_text().splitlines()]
+
+
+@contextmanager
+def held(where: Path, after: int = 4) -> Iterator[Callable[[int], None]]:
+    """Nothing but the first tiles of a store is computed meanwhile; lets more of them go."""
+    hold, written = Path(f"{where}.hold"), Path(f"{where}.hold.tmp")
+
+    def let_go(first: int) -> None:
+        written.write_text(str(first))
+        written.replace(hold)
+
+    let_go(after)
+    try:
+        yield let_go
+    finally:
+        hold.unlink()
 
 
 def until(true: Callable[[], Any], within: float = 30.0) -> None:
@@ -148,19 +177,20 @@ def test_a_job_outlives_the_process_that_submitted_it(
 ) -> None:
     X.write(tmp_path / "x.npz")
     where, address = tmp_path / "gram", pair.scheduler_info()["address"]
-    told = subprocess.run(
-        [sys.executable, "-c", dedent(SUBMIT), address, tmp_path / "x.npz", where],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    status = json.loads(told.stdout)
-    assert status["state"] in ("queued", "running")
-    assert status["tiles_done"] < N_TILES
-    job = rd.connect(where)
-    assert (job.id, job.client) == (status["id"], None)
-    assert [known.id for known in rd.jobs(pair)] == [job.id]
+    with held(where):
+        told = subprocess.run(
+            [sys.executable, "-c", dedent(SUBMIT), address, tmp_path / "x.npz", where],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        status = json.loads(told.stdout)
+        assert status["state"] in ("queued", "running")
+        assert status["tiles_done"] < N_TILES
+        job = rd.connect(where)
+        assert (job.id, job.client) == (status["id"], None)
+        assert [known.id for known in rd.jobs(pair)] == [job.id]
     assert job.wait(60).state == "done"
     assert Counter(started(where)) == Counter(GramStore.open(where).plan.tiles())
     assert is_right(job, X)
@@ -169,28 +199,30 @@ def test_a_job_outlives_the_process_that_submitted_it(
 
 
 def test_status_tells_how_a_running_job_is(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
-    job = submitted(tmp_path / "gram", X, pair, tile=4)
-    until(lambda: job.status().tiles_per_second)
-    status = job.status()
-    assert status.state == "running"
-    assert status.workers == 2
-    assert 0 < status.tiles_done < status.tiles_total == 55
-    assert status.pair_steps_per_second > 0
-    assert 0 < (status.eta_seconds or 0) < 60
-    assert not status.failures
-    assert status.to_dict() == json.loads(json.dumps(status.to_dict()))
-    assert f"{status.tiles_done} of 55 (" in str(status)
-    assert "tiles/s" in str(status)
-    with pytest.raises(TimeoutError, match=r"is running after 0 s: \d+ of 55 tiles"):
-        job.wait(0)
-    job.cancel()
-    assert str(job.wait(60)).startswith(f"job {job.id}: cancelled")
+    with held(tmp_path / "gram", after=20):
+        job = submitted(tmp_path / "gram", X, pair, tile=4)
+        until(lambda: job.status().tiles_per_second)
+        status = job.status()
+        assert status.state == "running"
+        assert status.workers == 2
+        assert 0 < status.tiles_done < status.tiles_total == 55
+        assert status.pair_steps_per_second > 0
+        assert 0 < (status.eta_seconds or 0) < 60
+        assert not status.failures
+        assert status.to_dict() == json.loads(json.dumps(status.to_dict()))
+        assert f"{status.tiles_done} of 55 (" in str(status)
+        assert "tiles/s" in str(status)
+        with pytest.raises(TimeoutError, match=r"is running after 0 s: \d+ of 55 tiles"):
+            job.wait(0)
+        job.cancel()
+        assert str(job.wait(60)).startswith(f"job {job.id}: cancelled")
 
 
 def test_a_store_has_one_job_at_a_time(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
-    job = submitted(tmp_path / "gram", X, pair)
-    ask_to_cancel(GramStore.open(job.store, writable=True), "another")
-    assert submitted(tmp_path / "gram", X, pair) == job
+    with held(tmp_path / "gram"):
+        job = submitted(tmp_path / "gram", X, pair)
+        ask_to_cancel(GramStore.open(job.store, writable=True), "another")
+        assert submitted(tmp_path / "gram", X, pair) == job
     with pytest.raises(rd.IdentityError, match="sigma_w"):
         rd.submit(rd.RNTK(sigma_w=1.2), X, store=tmp_path / "gram", client=pair)
     assert job.wait(60).state == "done"
@@ -213,9 +245,7 @@ def test_a_matrix_that_was_computed_otherwise_is_a_job_that_is_done(
 def test_a_store_that_a_process_fills_takes_no_job(
     pair: Client, X: rd.Sequences, tmp_path: Path
 ) -> None:
-    job = submitted(tmp_path / "gram", X, pair)
-    job.cancel()
-    job.wait(60)
+    ensure_store(KERNEL, X, None, store=tmp_path / "gram", tile=TILE)
     with (
         lease(tmp_path / "gram", wait=30),
         pytest.raises(rd.StoreBusyError, match=str(os.getpid())),
@@ -227,7 +257,8 @@ def test_a_store_that_a_process_fills_takes_no_job(
 
 
 def test_two_jobs_share_the_workers(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
-    one, two = (submitted(tmp_path / name, X, pair, tile=MANY) for name in ("one", "two"))
+    with held(tmp_path / "one", after=0), held(tmp_path / "two", after=0):
+        one, two = (submitted(tmp_path / name, X, pair, tile=MANY) for name in ("one", "two"))
     until(lambda: max(one.status().tiles_done, two.status().tiles_done) > 40)
     assert min(one.status().tiles_done, two.status().tiles_done) >= 4
     assert {job.id for job in rd.jobs(pair)} == {one.id, two.id}
@@ -236,9 +267,10 @@ def test_two_jobs_share_the_workers(pair: Client, X: rd.Sequences, tmp_path: Pat
 
 
 def test_a_job_of_higher_priority_goes_first(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
-    low = submitted(tmp_path / "low", X, pair, tile=MANY)
-    until(lambda: low.status().tiles_done)
-    high = submitted(tmp_path / "high", X, pair, priority=5)
+    with held(tmp_path / "low"):
+        low = submitted(tmp_path / "low", X, pair, tile=MANY)
+        until(lambda: low.status().tiles_done)
+        high = submitted(tmp_path / "high", X, pair, priority=5)
     assert high.wait(60).updated < low.wait(60).updated
 
 
@@ -249,14 +281,17 @@ def test_a_cancelled_job_leaves_no_task_and_a_store_that_resumes(
     pair: Client, X: rd.Sequences, tmp_path: Path
 ) -> None:
     where = tmp_path / "gram"
-    job = submitted(where, X, pair)
-    until(lambda: job.status().tiles_done > 2)
-    rd.connect(where).cancel()  # by the store alone
-    status = job.wait(30)
-    assert (status.state, job.status().state) == ("cancelled", "cancelled")
-    until(lambda: not tasks(pair))
-    kept = GramStore.open(where).stored_tiles()
-    assert 2 < len(kept) < N_TILES
+    with held(where, after=4):
+        job = submitted(where, X, pair)
+        until(lambda: job.status().tiles_done == 4)
+        rd.connect(where).cancel()  # by the store alone
+        status = job.wait(30)
+        assert (status.state, job.status().state) == ("cancelled", "cancelled")
+        until(lambda: not tasks(pair))
+        kept = GramStore.open(where).stored_tiles()
+        assert len(kept) == 4
+    wait_until_idle(pair)  # what was running is stored
+    assert 4 <= len(GramStore.open(where).stored_tiles()) < N_TILES
     again = submitted(where, X, pair)
     assert again.id != job.id
     assert is_right(again, X)
@@ -271,11 +306,9 @@ def test_a_cancelled_job_leaves_no_task_and_a_store_that_resumes(
 
 
 def test_a_job_that_nobody_has_begun_is_cancelled_at_once(
-    client: Client, pair: Client, X: rd.Sequences, tmp_path: Path
+    client: Client, X: rd.Sequences, tmp_path: Path
 ) -> None:
-    first = submitted(tmp_path / "gram", X, pair)
-    first.cancel()
-    first.wait(30)
+    ensure_store(KERNEL, X, None, store=tmp_path / "gram", tile=TILE)
     job = submitted(tmp_path / "gram", X, client)  # which has no workers
     assert job.status().state == rd.connect(tmp_path / "gram").status().state == "queued"
     assert "queued" in str(job.status())
@@ -308,13 +341,14 @@ def test_a_job_waits_for_who_fills_its_store(
 # -- workers that die -----------------------------------------------------------------------------
 
 
-def kill_coordinator(job: rd.Job, workers: Workers) -> None:
-    """Kill the worker that drives a job, once it has got on."""
+def kill_coordinator(job: rd.Job, workers: Workers, let_go: Callable[[int], None]) -> None:
+    """Kill the worker that drives a job, once it has got on; lets four more tiles of it go."""
     until(lambda: record_of(job).state == "running")
     begun = record_of(job)
     until(lambda: job.status().tiles_done > begun.tiles_at_start)
     victim = next(worker for worker in workers.running if worker.pid == record_of(job).pid)
     workers.kill(victim)
+    let_go(len(started(Path(str(job.store)))) + 4)  # for the next one to get a thread
     until(lambda: record_of(job).coordinators > begun.coordinators)
 
 
@@ -324,10 +358,11 @@ def test_a_job_goes_on_when_its_coordinators_worker_dies(
 ) -> None:
     workers.start(deaths + 1, SLOW)
     client.wait_for_workers(deaths + 1, timeout=60)
-    job = submitted(tmp_path / "gram", X, client, tile=TILE if deaths == 1 else 4)
-    for _ in range(deaths):  # of which Dask itself would give up a task after two
-        kill_coordinator(job, workers)
-        assert job.status().state in ("running", "done")
+    with held(tmp_path / "gram") as let_go:
+        job = submitted(tmp_path / "gram", X, client, tile=TILE if deaths == 1 else MANY)
+        for _ in range(deaths):  # of which Dask itself would give up a task after two
+            kill_coordinator(job, workers, let_go)
+            assert job.status().state == "running"
     assert job.wait(60).state == "done"
     assert record_of(job).coordinators == deaths + 1
     assert is_right(job, X)
@@ -341,9 +376,10 @@ def test_a_job_goes_on_when_its_coordinators_worker_is_retired(
 ) -> None:
     workers.start(2, SLOW)
     client.wait_for_workers(2, timeout=60)
-    job = submitted(tmp_path / "gram", X, client)
-    until(lambda: job.status().tiles_done)
-    client.retire_workers([record_of(job).worker])
+    with held(tmp_path / "gram"):
+        job = submitted(tmp_path / "gram", X, client)
+        until(lambda: job.status().tiles_done)
+        client.retire_workers([record_of(job).worker])
     assert job.wait(60).state == "done"
     assert record_of(job).coordinators == 2
     assert record_of(job).deaths == {}
@@ -391,10 +427,7 @@ def test_a_coordinator_that_cannot_begin_is_told_of(
 def test_coordinators_that_die_with_nothing_gained_end_their_job(
     pair: Client, X: rd.Sequences, tmp_path: Path
 ) -> None:
-    job = submitted(tmp_path / "gram", X, pair)
-    job.cancel()
-    job.wait(30)
-    store = GramStore.open(job.store, writable=True)
+    store = ensure_store(KERNEL, X, None, store=tmp_path / "gram", tile=TILE)
     dead = JobRecord(
         "dead",
         "running",
@@ -403,7 +436,6 @@ def test_coordinators_that_die_with_nothing_gained_end_their_job(
         worker="tcp://127.0.0.1:1",
         coordinators=12,
         fruitless=MOST_FRUITLESS - 1,
-        tiles_at_start=len(store.stored_tiles()),
     )
     write_record(store, dead)
     pair.submit(coordinate, store.location, "dead", key=name_of("dead"), pure=False)
@@ -419,7 +451,7 @@ def test_the_store_alone_tells_of_a_job_whose_cluster_is_gone(
 ) -> None:
     where = tmp_path / "gram"
     monkeypatch.setattr(job_record, "GRACE", 2.5)
-    with client_of(0) as client:
+    with held(where), client_of(0) as client:
         gone = Workers(client.scheduler_info()["address"], tmp_path / "faults").start(1, SLOW)
         try:
             job = submitted(where, X, client)
@@ -441,17 +473,36 @@ def test_the_store_alone_tells_of_a_job_whose_cluster_is_gone(
     assert all(Counter(started(where))[tile] == 1 for tile in kept)
 
 
+GATED = """
+def opened(tile):
+    while (HERE / "shut").exists():
+        time.sleep(0.02)
+on_tile(opened)
+"""
+
+
 @pytest.mark.slow
-def test_a_job_in_a_bucket(X: rd.Sequences, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_in_a_bucket(
+    client: Client,
+    workers: Workers,
+    X: rd.Sequences,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     where = f"s3://{s3_servers.BUCKET}/job"
     with s3_servers.moto() as address:
         s3_servers.use(monkeypatch, address)
-        with client_of(1) as client:
-            job = submitted(where, X, client)
-            assert rd.connect(where).id == job.id
-            job.cancel()
-            assert rd.connect(where).wait(60).state == "cancelled"
-            assert is_right(submitted(where, X, client), X)
+        workers.start(1, GATED)
+        client.wait_for_workers(1, timeout=60)
+        shut = workers.folder / "shut"
+        shut.touch()
+        job = submitted(where, X, client)
+        assert rd.connect(where).id == job.id
+        until(lambda: record_of(job).state == "running")
+        job.cancel()
+        assert rd.connect(where).wait(60).state == "cancelled"
+        shut.unlink()
+        assert is_right(submitted(where, X, client), X)
         assert rd.connect(where).status().state == "done"
 
 
@@ -492,9 +543,10 @@ def test_what_fails_a_job_is_raised_by_who_waits_for_it(pair: Client, tmp_path: 
 
 
 def test_a_store_that_vanishes_ends_its_job(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
-    job = submitted(tmp_path / "gram", X, pair)
-    until(lambda: job.status().tiles_done)
-    (tmp_path / "gram").rename(tmp_path / "elsewhere")
+    with held(tmp_path / "gram"):
+        job = submitted(tmp_path / "gram", X, pair)
+        until(lambda: job.status().tiles_done)
+        (tmp_path / "gram").rename(tmp_path / "elsewhere")
     until(lambda: not tasks(pair))
     with pytest.raises(FileNotFoundError):
         job.status()
