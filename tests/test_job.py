@@ -27,7 +27,7 @@ import rntk_dist as rd
 from benchmarks.scheduler import measure_scheduler, scheduler_table
 from rntk_dist import job_record
 from rntk_dist.cluster import TASKS_PER_SLOT, Crew, NoWorkersError, Worker
-from rntk_dist.compute import Drive
+from rntk_dist.compute import MOST_DEATHS, Drive
 from rntk_dist.coordinator import MOST_FRUITLESS, coordinate, name_of, tile_of
 from rntk_dist.creation import ensure_store
 from rntk_dist.failures import TileError
@@ -402,7 +402,8 @@ def test_a_tile_that_kills_its_workers_is_not_the_jobs_end(
         job.wait(120)
     assert set(caught.value.failed) == {Tile(1, 2)}
     assert job.status().tiles_done == N_TILES - 1
-    assert max(Counter(started(tmp_path / "gram")).values()) <= 9
+    # Dask tries it twice, and twice again when it is alone; the last try may be its coordinator's.
+    assert max(Counter(started(tmp_path / "gram")).values()) <= 4 * MOST_DEATHS
     until(lambda: not tasks(client))
 
 
