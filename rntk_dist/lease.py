@@ -175,21 +175,28 @@ def _birth(pid: int) -> str:
 
 
 class _Watch:
-    """How long another owner's record has stayed as it is, by this process's own clock."""
+    """How long another owner's record has stayed as it is, by this process's own clock.
+
+    Only what was watched counts: where the storage hung, or this process was stopped, its owner
+    may have fared no better, and gets its whole ttl again.
+    """
 
     def __init__(self) -> None:
         self.content: bytes | None = None
-        self.since = time.monotonic()
+        self.since = self.looked = time.monotonic()
         self.records = 0
 
     def look(self, seen: Seen) -> Owner:
+        owner, last, self.looked = Owner.decode(seen.content), self.looked, time.monotonic()
         if seen.content != self.content:
-            self.content, self.since = seen.content, time.monotonic()
+            self.content, self.since = seen.content, self.looked
             self.records += 1
-        return Owner.decode(seen.content)
+        elif self.looked - last > owner.ttl / 2:
+            self.since = self.looked
+        return owner
 
     def is_stale(self, owner: Owner) -> bool:
-        return owner.has_ended() or time.monotonic() - self.since >= owner.ttl
+        return owner.has_ended() or self.looked - self.since >= owner.ttl
 
     def seems_abandoned(self, owner: Owner) -> bool:
         """True if the record says that it is old, and was not renewed before our eyes."""
