@@ -747,7 +747,7 @@ def test_a_lost_scheduler_ends_the_run_in_words(
 
                 with pytest.raises(SchedulerLostError, match=f"at {address} is lost") as lost:
                     fill(store, client, backend="numpy", on_progress=after(4, lose), wait=5)
-                assert time.monotonic() - lost_at[0] < 20
+                assert time.monotonic() - lost_at[0] < 45
                 # Those of a scheduler that is only frozen wait for it.
                 assert blow == signal.SIGSTOP or ended(everyone, within=30)
         finally:

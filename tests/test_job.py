@@ -523,7 +523,7 @@ def test_no_gpu_is_an_error_at_once(pair: Client, X: rd.Sequences, tmp_path: Pat
     before = time.monotonic()
     with pytest.raises(NoWorkersError, match=r"no worker .* has a GPU .*--resources GPU=1"):
         submitted(tmp_path / "gram", X, pair, backend="cupy")
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30  # nobody is waited for
     assert not (tmp_path / "gram").exists()
 
 

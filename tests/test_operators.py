@@ -124,7 +124,7 @@ def test_no_more_tiles_are_in_hand_than_threads(
 ) -> None:
     """A tile is in hand from when it is read to when its product is there."""
     inside, most, lock = 0, 0, threading.Lock()
-    everybody = threading.Barrier(3, timeout=10)
+    everybody = threading.Barrier(3, timeout=60)
     view_tile = GramStore.view_tile
 
     def counted(self: GramStore, tile: Tile) -> Any:
