@@ -292,7 +292,15 @@ def test_append_is_killed_with_all_its_workers_and_called_again(
     X[300:].write(new)
     (tmp_path / "append.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "append.py"), str(store), str(new)]
-    process = subprocess.Popen(command, start_new_session=True)
+    slow = tmp_path / "slow"  # while it is there, each tile of `slow_tiles` takes its time
+    slow.touch()
+    preload = {
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(rd.__file__).parents[1]), str(Path(__file__).parent)]
+        ),
+        "DASK_DISTRIBUTED__WORKER__PRELOAD": "slow_tiles",
+    }
+    process = subprocess.Popen(command, start_new_session=True, env=os.environ | preload)
     try:
         late = time.monotonic() + 60
         while not (store / "gram/c/0/7").exists() and time.monotonic() < late:
@@ -300,6 +308,7 @@ def test_append_is_killed_with_all_its_workers_and_called_again(
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        slow.unlink()
     assert "growing" in json.loads((store / "zarr.json").read_text())["attributes"]["rntk_dist"]
     assert np.array_equal(np.asarray(rd.open_gram(store)), np.asarray(old))
     stored = view(GramStore.open(store))

@@ -44,9 +44,17 @@ NOTED = """
 def noted(store, key):
     if key.startswith("gram/c/"):
         note(key.removeprefix("gram/c/"))
-        time.sleep(PAUSE)
 on_request("set", noted)
 """
+
+HELD = """
+def held(store, key):
+    if key.startswith("gram/c/"):
+        begun = (HERE / "started").read_text().count("/") // 2
+        time.sleep(0.02 if begun <= MOST else 600)
+on_request("set", held)
+"""
+"""Before `NOTED`: no more than so many chunks are stored, until somebody kills the worker."""
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +142,7 @@ def test_a_killed_worker_costs_the_kernel_that_it_was_at(
     uninterrupted: dict[str, bytes],
 ) -> None:
     where = tmp_path / "gram"
-    workers.start(2, DIES + NOTED.replace("PAUSE", "0"))
+    workers.start(2, DIES + NOTED)
     client.wait_for_workers(2, timeout=60)
     wanted = wanted_sweep(KERNELS, X, None, where=str(where), tile=TILE, backend="numpy")
     made = SweepStore.create(where, wanted.plan_anew(), X)
@@ -193,7 +201,8 @@ def test_all_processes_killed_in_the_middle_of_a_sweep(
     stored: int,
 ) -> None:
     where = tmp_path / "gram"
-    with script(tmp_path / "faults", where, X, NOTED.replace("PAUSE", "0.02")) as process:
+    held = HELD.replace("MOST", str(stored + 20))
+    with script(tmp_path / "faults", where, X, held + NOTED) as process:
         wait_until(lambda: len(contents(where)) >= stored, process)
         everyone = family(process.pid)
         for member in everyone:
@@ -218,7 +227,7 @@ def test_the_creation_of_a_sweep_that_was_killed_is_begun_anew(
 ) -> None:
     where = tmp_path / "gram"
     here = TAKES_LONG.replace("SECONDS", "600")
-    with script(tmp_path / "faults", where, X, NOTED.replace("PAUSE", "0"), here) as process:
+    with script(tmp_path / "faults", where, X, NOTED, here) as process:
         wait_until(lambda: any(tmp_path.glob("creating-*")), process)
         with pytest.raises(StoreBusyError, match=f"process {process.pid} on "):
             swept(where, X, healthy)
