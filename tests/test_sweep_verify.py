@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -389,6 +390,8 @@ def test_a_task_of_many_kernels_needs_more_memory(X: rd.Sequences, tmp_path: Pat
     alone = worker_bytes(plan, Work.of(KERNELS[0].to_dict()), samples)
     assert worker_bytes(plan, wanted.work, samples) > alone
     with (
+        # What this process has in use would pause a worker in it.
+        dask.config.set({"distributed.worker.memory.pause": False}),
         client_of(1, processes=False, protocol="tcp", memory_limit="300MiB") as small,
         pytest.raises(TileMemoryError, match="limited to 300 MiB"),
     ):
