@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -283,7 +284,7 @@ def test_a_killed_worker_costs_only_its_tasks(
     assert killed
     assert sorted(record.tile for record in records) == list(store.plan.tiles())
     assert np.array_equal(assembled(store), KERNEL(X))
-    client.wait_for_workers(2, timeout=30)
+    client.wait_for_workers(2, timeout=60)
 
 
 def test_an_interrupt_keeps_what_is_stored(client: Client, store: GramStore) -> None:
@@ -312,7 +313,9 @@ def test_workers_that_all_leave_are_an_error_too(store: GramStore) -> None:
     with cluster_of(1) as cluster, Client(cluster, set_as_default=False) as client:
 
         def leave(now: Progress) -> None:
-            cluster.scale(0)
+            cluster.scale(0)  # does not wait for it
+            while client.scheduler_info()["workers"]:
+                time.sleep(0.02)
 
         with pytest.raises(NoWorkersError, match=r"tiles are kept in .* and the same call resumes"):
             fill(store, client, on_progress=leave, wait=0.5)
