@@ -39,7 +39,7 @@ from rntk_dist.store import GramStore
 KERNEL = rd.RNTK(sigma_w=1.3, sigma_b=0.1)
 TILE = 8  # 40 sequences: 5 x 5 tiles, 15 of them stored
 N_TILES = 15
-MANY = 4  # 55 tiles: time enough for another job to begin beside it
+MANY = 4  # 55 tiles: enough for two jobs to share the workers
 
 LOGGED = """
 def is_held(location, place):
@@ -259,9 +259,9 @@ def test_a_store_that_a_process_fills_takes_no_job(
 def test_two_jobs_share_the_workers(pair: Client, X: rd.Sequences, tmp_path: Path) -> None:
     with held(tmp_path / "one", after=0), held(tmp_path / "two", after=0):
         one, two = (submitted(tmp_path / name, X, pair, tile=MANY) for name in ("one", "two"))
+        assert {job.id for job in rd.jobs(pair)} == {one.id, two.id}
     until(lambda: max(one.status().tiles_done, two.status().tiles_done) > 40)
     assert min(one.status().tiles_done, two.status().tiles_done) >= 4
-    assert {job.id for job in rd.jobs(pair)} == {one.id, two.id}
     assert is_right(one, X)
     assert is_right(two, X)
 
@@ -484,11 +484,7 @@ on_tile(opened)
 
 @pytest.mark.slow
 def test_a_job_in_a_bucket(
-    client: Client,
-    workers: Workers,
-    X: rd.Sequences,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    client: Client, workers: Workers, X: rd.Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = f"s3://{s3_servers.BUCKET}/job"
     with s3_servers.moto() as address:
