@@ -28,6 +28,7 @@ SWEEP_FORMAT = 3
 """Of a store of many kernels' matrices, which versions that know only the former must not touch."""
 
 NEWEST_FORMAT = max(FORMAT, NEIGHBORS_FORMAT, SWEEP_FORMAT)
+"""Of any store that this version can know."""
 
 type Kind = Literal["ntk", "nngp"]
 

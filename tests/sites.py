@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from deployments import DEPLOY, ROOT, Node, commands_in
 from hosts import Host
+from slow_tiles import PRELOAD
 
 import rntk_dist as rd
 from rntk_dist.job_file import JobFile
@@ -43,9 +44,8 @@ _AGAIN = {
 def environment() -> dict[str, str]:
     """Finds this interpreter's programs, and the preload that makes tiles take their time."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    preload = {"PYTHONPATH": str(ROOT / "tests"), "DASK_DISTRIBUTED__WORKER__PRELOAD": "slow_tiles"}
     # Lost connections are noticed within seconds.
-    return {"PATH": path, **preload, "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"}
+    return {"PATH": path, **PRELOAD, "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"}
 
 
 def make_shared_folder(folder: Path, sequences: int = 15, backend: str = "numba") -> Path:

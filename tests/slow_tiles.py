@@ -9,6 +9,12 @@ from rntk_dist.store import Block, GramStore
 
 SECONDS = 0.6
 
+PRELOAD = {
+    "PYTHONPATH": str(Path(__file__).parent),
+    "DASK_DISTRIBUTED__WORKER__PRELOAD": Path(__file__).stem,
+}
+"""The environment of processes whose workers preload it."""
+
 
 def dask_setup(worker: Any) -> None:
     """Called by Dask in each worker process, before its first task."""

@@ -19,6 +19,7 @@ from clusters import client_of
 from distributed import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from slow_tiles import PRELOAD
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
@@ -294,13 +295,7 @@ def test_append_is_killed_with_all_its_workers_and_called_again(
     command = [sys.executable, str(tmp_path / "append.py"), str(store), str(new)]
     slow = tmp_path / "slow"  # while it is there, each tile of `slow_tiles` takes its time
     slow.touch()
-    preload = {
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(rd.__file__).parents[1]), str(Path(__file__).parent)]
-        ),
-        "DASK_DISTRIBUTED__WORKER__PRELOAD": "slow_tiles",
-    }
-    process = subprocess.Popen(command, start_new_session=True, env=os.environ | preload)
+    process = subprocess.Popen(command, start_new_session=True, env=os.environ | PRELOAD)
     try:
         late = time.monotonic() + 60
         while not (store / "gram/c/0/7").exists() and time.monotonic() < late:
