@@ -43,6 +43,9 @@ _RARE_LOOKS = {
 
 _RECOUNT = 1.0
 
+_ASKED = 3
+"""How often the scheduler is asked for its workers, where it answers another question."""
+
 
 class NoWorkersError(RuntimeError):
     """The cluster has had no worker for longer than the stated wait, or none that is not paused."""
@@ -107,16 +110,27 @@ class Crew:
 
 def find_workers(client: Client) -> dict[str, Worker]:
     """The cluster's workers by address."""
-    # Some releases of distributed list five workers unless asked for all.
-    found = client.scheduler_info(n_workers=-1)["workers"]
     return {
         address: Worker(
             threads=worker["nthreads"],
             gpus=int(worker["resources"].get("GPU", 0)),
             memory=worker["memory_limit"] or 0,
         )
-        for address, worker in found.items()
+        for address, worker in _worker_infos(client).items()
     }
+
+
+def _worker_infos(client: Client) -> dict[str, Any]:
+    """What the scheduler says of each worker of the cluster, by address."""
+    info: dict[str, Any] = {}
+    for _ in range(_ASKED):
+        # Some releases of distributed list five workers unless asked for all.
+        info = client.scheduler_info(n_workers=-1)
+        # The client asks by itself every two seconds, for no worker, and may give that answer.
+        if len(info["workers"]) >= info.get("n_workers", 0):
+            break
+    found: dict[str, Any] = info["workers"]
+    return found
 
 
 def form_crews(workers: Mapping[str, Worker], backend: Backend) -> list[Crew]:
@@ -235,7 +249,7 @@ def wait_for_worker(client: Client, wait: float = WAIT_FOR_WORKERS) -> None:
 
 def _all_paused(client: Client) -> bool:
     """Whether there are workers, all are paused, and none still computes what it had begun."""
-    found = client.scheduler_info(n_workers=-1)["workers"].values()
+    found = _worker_infos(client).values()
     return bool(found) and not any(
         worker["status"] != "paused" or worker["metrics"].get("task_counts", {}).get("executing")
         for worker in found

@@ -151,12 +151,12 @@ class OnCluster(View):
 
 def _threads(client: Client) -> dict[str, int]:
     """Of each worker's address its threads."""
-    workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    if not workers:
+    threads: Mapping[str, int] = client.nthreads()
+    if not threads:
         raise NoWorkerError(
             "the cluster has no worker to multiply with: start some, or multiply without a client"
         )
-    return {address: int(workers[address]["nthreads"]) for address in sorted(workers)}
+    return dict(sorted(threads.items()))
 
 
 def _shares(workers: Mapping[str, int], plan: Plan) -> dict[str, list[Tile]]:

@@ -23,6 +23,7 @@ from rntk_dist.cluster import (
     TASKS_PER_SLOT,
     NoWorkersError,
     available_workers,
+    find_workers,
     local_client,
     local_workers,
 )
@@ -301,6 +302,16 @@ def test_an_interrupt_keeps_what_is_stored(client: Client, store: GramStore) -> 
     assert not store.missing_tiles()
 
 
+def test_the_clients_own_question_does_not_hide_the_workers(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks the scheduler by itself, for no worker, and keeps both answers in one place."""
+    real, answers = client.scheduler_info, iter([0, 0])
+    monkeypatch.setattr(client, "scheduler_info", lambda n_workers: real(next(answers, n_workers)))
+    assert find_workers(client).keys() == client.nthreads().keys()
+    assert next(answers, None) is None
+
+
 def test_no_workers_is_an_error_after_the_wait(store: GramStore) -> None:
     with cluster_of(0) as cluster, Client(cluster, set_as_default=False) as client:
         address = client.scheduler_info()["address"]
@@ -314,7 +325,7 @@ def test_workers_that_all_leave_are_an_error_too(store: GramStore) -> None:
 
         def leave(now: Progress) -> None:
             cluster.scale(0)  # does not wait for it
-            while client.scheduler_info()["workers"]:
+            while client.nthreads():
                 time.sleep(0.02)
 
         with pytest.raises(NoWorkersError, match=r"tiles are kept in .* and the same call resumes"):

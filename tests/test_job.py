@@ -122,7 +122,7 @@ def workers(client: Client, tmp_path: Path) -> Iterator[Workers]:
         yield begun
     finally:
         begun.kill_all()
-        until(lambda: not client.scheduler_info()["workers"])
+        until(lambda: not client.nthreads())
 
 
 @pytest.fixture(scope="module")
