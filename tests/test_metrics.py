@@ -35,8 +35,9 @@ def store(tmp_path: Path) -> GramStore:
 
 def scraped(client: Client) -> dict[str, float]:
     """Our counters, as they stand at the endpoint of the cluster's only worker."""
-    (address, worker), *_ = client.scheduler_info()["workers"].items()
-    host, port = address.split("://")[1].split(":")[0], worker["services"]["dashboard"]
+    ports = client.run(lambda dask_worker: dask_worker.service_ports["dashboard"])
+    ((address, port),) = ports.items()
+    host = address.split("://")[1].split(":")[0]
     with urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     ours = [line.rsplit(" ", 1) for line in lines if line.startswith("rntk_")]
