@@ -88,6 +88,30 @@ def test_published_figures_are_read(tmp_path: Path) -> None:
         archive.read_published(path)
 
 
+@pytest.mark.parametrize(
+    ("error", "test", "accuracy"),
+    [
+        (0.3333, 30, 20 / 30),
+        (0.6667, 3, 1 / 3),
+        (0.0, 7, 1.0),
+        (1.0, 7, 0.0),
+        (0.0003, 9000, 8997 / 9000),
+        (0.198, 600, 1 - 0.198),  # 119 of 600 are 0.1983
+    ],
+)
+def test_a_published_error_is_that_of_a_number_of_sequences(
+    error: float, test: int, accuracy: float
+) -> None:
+    assert archive.published_accuracy(error, test) == accuracy
+
+
+@pytest.mark.parametrize("test", [1, 3, 28, 391, 3840, 8236, 9999])
+def test_every_number_of_sequences_is_found_again_in_four_digits(test: int) -> None:
+    for wrong in range(test + 1):
+        found = archive.published_accuracy(round(wrong / test, 4), test)
+        assert found == (test - wrong) / test
+
+
 # -- the real archive ------------------------------------------------------------------------------
 
 

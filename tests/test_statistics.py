@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 from rntk_dist.experiments import statistics
 from rntk_dist.experiments.statistics import AccuracyTable
@@ -44,6 +47,30 @@ accuracies = hnp.arrays(
     st.tuples(st.integers(2, 12), st.integers(3, 6)),
     elements=st.integers(0, 20).map(lambda k: k / 20),
 ).map(table_of)
+
+
+# Of each data set a number of test samples, and how many of them each of four methods has right.
+counted = st.lists(
+    st.sampled_from((3, 7, 9, 21, 30, 49, 66, 2048, 3 * 8192)).flatmap(
+        lambda n: st.tuples(st.just(n), st.tuples(*[st.integers(0, min(n, 30))] * 4))
+    ),
+    min_size=2,
+    max_size=9,
+)
+
+
+def in_floats(counts: list[tuple[int, tuple[int, ...]]]) -> AccuracyTable:
+    """Each method has its accuracy in another way: from what is right or wrong, or as a mean."""
+    rows = [
+        (a / n, 1 - (n - b) / n, (c / n + c / n + c / n) / 3, d / n) for n, (a, b, c, d) in counts
+    ]
+    return table_of(np.array(rows))
+
+
+def signed_ranks(differences: list[Fraction]) -> np.ndarray:
+    """Whole numbers that are ordered, and tied, as exact differences are."""
+    sizes = sorted({Fraction(0), *map(abs, differences)})
+    return np.array([math.copysign(sizes.index(abs(d)), d) for d in differences])
 
 
 # -- numbers that can be checked by hand -----------------------------------------------------------
@@ -89,6 +116,48 @@ def test_signed_ranks_by_hand() -> None:
     (found,) = statistics.pair_tests(table_of(wins))
     assert (found.wins, found.losses) == (4, 1)
     assert found.p == pytest.approx(4 / 32)
+
+
+def test_equal_differences_of_thirds_and_sevenths_tie() -> None:
+    """2/3 - 1/3 is 1/3 - 0, and 6/7 - 3/7 is 3/7 - 0, though not so in floats.
+
+    Two losses have the rank 1.5, two wins 3.5. Of 16 ways to lose, 4 have a sum of ranks of at
+    most 3: no loss, either of 1.5, both. Ranks 1 to 4 would have 5: the loss of 3 alone, too.
+    """
+    third, seventh = 1 / 3, 1 / 7
+    first = np.array([1 / 3, 0, 6 * seventh, 3 * seventh])
+    second = np.array([2 / 3, third, 3 * seventh, 0])
+    (found,) = statistics.pair_tests(table_of(np.column_stack([first, second])))
+    assert (found.wins, found.ties, found.losses) == (2, 0, 2)
+    assert found.p == pytest.approx(8 / 16)
+
+
+def test_thirds_of_three_methods_rank_alike() -> None:
+    """Every difference is 0, 1/3 or 2/3, and halves, which floats hold exactly, rank as these."""
+    thirds = np.array([[2, 1, 0], [1, 0, 2], [2, 1, 0], [1, 0, 1], [2, 0, 1], [0, 1, 2], [1, 0, 2]])
+    found = statistics.pair_tests(table_of(thirds / 3))
+    expected = statistics.pair_tests(table_of(thirds / 2))
+    assert [pair.p for pair in found] == [pair.p for pair in expected]
+
+
+@pytest.mark.parametrize("n", [3, 7, 21, 1024, 2048, 8192, 3 * 2048, 3 * 7711, 3 * 8192])
+def test_equal_shares_round_to_the_same_float(n: int) -> None:
+    """k / n, for every k, by what is counted, by its complement, and as differences both ways."""
+    k = np.arange(n)
+    shares = np.arange(n + 1) / n
+    start = np.random.default_rng(0).integers(0, n - k + 1)
+    ways = (
+        shares[k],
+        1 - shares[n - k],
+        shares[start + k] - shares[start],
+        -(shares[start] - shares[start + k]),
+        (1 - shares[n - start - k]) - shares[start],
+        np.mean([shares[k]] * 3, axis=0),
+    )
+    first, *others = map(statistics._rounded, ways)
+    for other in others:
+        assert np.array_equal(other, first)
+    assert (np.diff(first) > 0).all()
 
 
 def test_holm_by_hand() -> None:
@@ -194,6 +263,52 @@ def test_the_order_of_methods_changes_no_result(table: AccuracyTable, random: ob
     expected = {frozenset((t.first, t.second)): t.p_holm for t in statistics.pair_tests(table)}
     for found in statistics.pair_tests(other):
         assert found.p_holm == pytest.approx(expected[frozenset((found.first, found.second))])
+
+
+@settings(deadline=None)
+@given(counted)
+def test_wins_ties_and_ranks_are_those_of_exact_fractions(
+    counts: list[tuple[int, tuple[int, ...]]],
+) -> None:
+    table = in_floats(counts)
+    exact = [[Fraction(k, n) for k in right] for n, right in counts]
+    assert table.ranks().tolist() == [
+        stats.rankdata([sorted(row, reverse=True).index(k) for k in row]).tolist() for row in exact
+    ]
+    shares = [[k / max(row) if max(row) else Fraction(1) for k in row] for row in exact]
+    for row, own in zip(statistics.summaries(table), zip(*shares, strict=True), strict=True):
+        assert row.p90 == sum(share >= Fraction(9, 10) for share in own) / len(own)
+        assert row.p95 == sum(share >= Fraction(19, 20) for share in own) / len(own)
+        assert row.pma == pytest.approx(float(sum(own)) / len(own))
+    pairs = combinations(range(4), 2)
+    for (i, j), found in zip(pairs, statistics.pair_tests(table), strict=True):
+        ranks = signed_ranks([row[i] - row[j] for row in exact])
+        assert (found.wins, found.ties, found.losses) == (
+            (ranks > 0).sum(),
+            (ranks == 0).sum(),
+            (ranks < 0).sum(),
+        )
+        if ranks.any():
+            assert found.p == stats.wilcoxon(ranks, zero_method="pratt").pvalue
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=4, max_size=4),
+    st.lists(st.integers(0, 300), min_size=4, max_size=4),
+)
+@example([3, 3, 3, 7], [2, 1, 1, 0])
+@example([6, 2, 3, 2], [5, 1, 1, 0])
+@example([7, 21, 3, 21], [6, 4, 2, 0])
+def test_differences_are_equal_where_those_of_exact_fractions_are(
+    denominators: list[int], counts: list[int]
+) -> None:
+    """One difference of four shares with four denominators, in three ways, beside another."""
+    a, b, c, d = (Fraction(k % (n + 1), n) for k, n in zip(counts, denominators, strict=True))
+    ways = [float(a) - float(b), -(float(b) - float(a)), (1 - float(1 - a)) - float(b)]
+    rounded = statistics._rounded(np.array([*ways, float(c) - float(d)]))
+    assert len(set(rounded[:3].tolist())) == 1
+    assert (rounded[0] == rounded[3]) == (a - b == c - d)
+    assert (abs(rounded[0]) == abs(rounded[3])) == (abs(a - b) == abs(c - d))
 
 
 @given(st.lists(st.floats(0, 1), max_size=10))

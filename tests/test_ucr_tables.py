@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
@@ -32,9 +33,15 @@ def accuracies(name: str) -> AccuracyTable:
     return report.read_accuracies(FOLDER / f"{name}-accuracy.csv")
 
 
-def rounded(table: AccuracyTable) -> np.ndarray:
-    """Accuracies that are equal as shares are equal here, whatever their last bit."""
-    return table.accuracy.round(12)
+def exact(table: AccuracyTable) -> list[list[Fraction]]:
+    """By data set, each accuracy as the share that it is: of 3 times 3840 samples, at most."""
+    return [[Fraction(x).limit_denominator(3 * 3840) for x in row] for row in table.accuracy]
+
+
+def places(values: list[Fraction]) -> list[int]:
+    """Whole numbers that are ordered, and tied, as these."""
+    distinct = sorted(set(values))
+    return [distinct.index(value) for value in values]
 
 
 def test_each_procedure_has_66_data_sets_of_one_length_and_7_of_several() -> None:
@@ -89,33 +96,72 @@ def test_times_are_those_of_the_results(results: list[ucr.Result]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_summaries_follow_from_the_accuracies(name: str) -> None:
     table = accuracies(name)
-    values = rounded(table)
-    share = (table.accuracy / table.accuracy.max(axis=1, keepdims=True)).round(12)
-    rank = np.array([stats.rankdata(-row) for row in values]).mean(axis=0)
+    rows = exact(table)
+    shares = [[value / max(row) for value in row] for row in rows]
+    rank = np.mean([stats.rankdata(places([-value for value in row])) for row in rows], axis=0)
     kept = tables.read_dataclasses(FOLDER / f"{name}-summary.csv", Summary)
     assert tuple(row.method for row in kept) == table.methods
     for i, row in enumerate(kept):
-        assert row.mean == pytest.approx(values[:, i].mean())
-        assert row.p90 == pytest.approx((share[:, i] >= 0.9).mean())
-        assert row.p95 == pytest.approx((share[:, i] >= 0.95).mean())
-        assert row.pma == pytest.approx(share[:, i].mean())
+        own = [share[i] for share in shares]
+        assert row.mean == pytest.approx(table.accuracy[:, i].mean())
+        assert row.p90 == pytest.approx(sum(x >= Fraction(9, 10) for x in own) / len(own))
+        assert row.p95 == pytest.approx(sum(x >= Fraction(19, 20) for x in own) / len(own))
+        assert row.pma == pytest.approx(float(sum(own)) / len(own))
         assert row.rank == pytest.approx(rank[i])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tests_of_pairs_follow_from_the_accuracies(name: str) -> None:
+    """From differences of exact fractions: of those that are equal none is before another."""
     table = accuracies(name)
-    values = dict(zip(table.methods, rounded(table).T, strict=True))
+    values = dict(zip(table.methods, zip(*exact(table), strict=True), strict=True))
     kept = tables.read_dataclasses(FOLDER / f"{name}-pairs.csv", PairTest)
     assert [(row.first, row.second) for row in kept] == list(combinations(table.methods, 2))
     for row in kept:
-        difference = (values[row.first] - values[row.second]).round(12)
-        assert row.wins == (difference > 0).sum()
-        assert row.ties == (difference == 0).sum()
-        assert row.losses == (difference < 0).sum()
-        if difference.any():
-            assert row.p == pytest.approx(stats.wilcoxon(difference, zero_method="pratt").pvalue)
+        pairs = zip(values[row.first], values[row.second], strict=True)
+        differences = [first - second for first, second in pairs]
+        signs = np.sign([float(difference) for difference in differences])
+        assert row.wins == (signs > 0).sum()
+        assert row.ties == (signs == 0).sum()
+        assert row.losses == (signs < 0).sum()
+        sizes = 1 + np.array(places([abs(difference) for difference in differences]))
+        if signs.any():
+            expected = stats.wilcoxon(signs * sizes, zero_method="pratt").pvalue
+            assert row.p == pytest.approx(expected)
     assert statistics.holm([row.p for row in kept]) == pytest.approx([r.p_holm for r in kept])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_code_writes_the_same_tables_again(name: str, tmp_path: Path) -> None:
+    report.write_comparison(tmp_path, name, accuracies(name))
+    for part, kind in (("summary", Summary), ("pairs", PairTest)):
+        file = f"{name}-{part}.csv"
+        again = tables.read_dataclasses(tmp_path / file, kind)
+        kept = tables.read_dataclasses(FOLDER / file, kind)
+        for one, other in zip(again, kept, strict=True):
+            assert one.__dict__ == pytest.approx(other.__dict__)
+    file = f"{name}-accuracy.csv"
+    assert (tmp_path / file).read_text() == (FOLDER / file).read_text()
+
+
+def test_published_accuracies_are_those_of_the_archive(results: list[ucr.Result]) -> None:
+    """Of all that is published of these data sets one error is that of no number of samples."""
+    if not BASELINES.exists():
+        pytest.skip("the archive's data is not on this machine")
+    published = archive.read_published(BASELINES)
+    others = set()
+    for name, table in report.comparisons(results, published).items():
+        assert np.array_equal(table.accuracy, accuracies(name).accuracy)
+        for i, method in enumerate(table.methods):
+            for data_set, accuracy in zip(table.sets, table.accuracy[:, i], strict=True):
+                row = published[data_set]
+                if method.endswith(PUBLISHED):
+                    learned = "learned" in method
+                    error = row.error_dtw_learned_window if learned else row.error_dtw_full_window
+                    assert 1 - accuracy == pytest.approx(error, abs=0.501e-4)
+                    if abs(round(accuracy * row.test) / row.test - accuracy) > 1e-12:
+                        others.add((data_set, error))
+    assert others == {("ShapesAll", 0.198)}
 
 
 def test_the_nearest_neighbours_errors_are_the_published_ones(results: list[ucr.Result]) -> None:
