@@ -12,8 +12,8 @@ import pytest
 from mpmath import mp, mpf
 
 from rntk_dist import RNTK, Sequences
-from rntk_dist.kernel.arrays import cell_for, tile_values
-from rntk_dist.kernel.cell import ANGLE, RESIDUE, make_horner
+from rntk_dist.kernel.arrays import cell_for, erf_cell_for, tile_values
+from rntk_dist.kernel.cell import ANGLE, ARC, RESIDUE, make_horner
 from rntk_dist.kernel.variances import make_slab
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +30,10 @@ def exact_residue(z: Any) -> Any:
     return difference / z ** mpf("1.5") / (2 * mp.pi)
 
 
+def exact_arc(y: Any) -> Any:
+    return 4 / mp.pi * mpmath.atan(mpmath.sqrt(y)) / mpmath.sqrt(y)
+
+
 @pytest.fixture(autouse=True)
 def _many_digits() -> Any:
     with mpmath.workdps(80):
@@ -37,20 +41,21 @@ def _many_digits() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "angle_bound", "residue_bound"),
-    [(np.float64, 8e-16, 4e-16), (np.float32, 6e-8, 6e-8)],
+    ("dtype", "angle_bound", "residue_bound", "arc_bound"),
+    [(np.float64, 8e-16, 4e-16, 2e-16), (np.float32, 6e-8, 6e-8, 1e-7)],
 )
 def test_polynomials_reach_their_stated_error(
-    dtype: Any, angle_bound: float, residue_bound: float
+    dtype: Any, angle_bound: float, residue_bound: float, arc_bound: float
 ) -> None:
     """The coefficients as stored, evaluated without rounding and then with it."""
-    for table, exact, bound in (
-        (ANGLE, exact_angle, angle_bound),
-        (RESIDUE, exact_residue, residue_bound),
+    for table, exact, points, bound in (
+        (ANGLE, exact_angle, POINTS, angle_bound),
+        (RESIDUE, exact_residue, POINTS, residue_bound),
+        (ARC, exact_arc, POINTS * (2 * np.tan(np.pi / 8) ** 2), arc_bound),
     ):
         polynomial = make_horner(tuple(mpf(float(c)) for c in table[dtype]))
-        rounded = make_horner(table[dtype])(POINTS.astype(dtype))
-        for z, value in zip(POINTS.astype(dtype), rounded, strict=True):
+        rounded = make_horner(table[dtype])(points.astype(dtype))
+        for z, value in zip(points.astype(dtype), rounded, strict=True):
             truth = exact(mpf(float(z)))
             assert abs(polynomial(mpf(float(z))) / truth - 1) < bound
             assert abs(mpf(float(value)) / truth - 1) < bound + 3 * np.finfo(dtype).eps
@@ -76,16 +81,49 @@ def test_relu_cell_over_the_whole_range_of_angles() -> None:
         assert abs(float(got_slope) - (1 - theta / mp.pi)) < 4e-16
 
 
-def test_erf_cell_keeps_relative_digits_at_small_and_large_cosines() -> None:
-    cell = cell_for("erf", "float64", np)
-    c = np.concatenate([np.logspace(-20, -1, 20), np.linspace(0.1, 0.999999, 50)])
-    for sign in (-1, 1):
-        f, slope = cell.tangent(sign * c, 1 - sign * c)
-        for value, got_f, got_slope in zip(sign * c, f, slope, strict=True):
-            exact = mpmath.asin(mpf(float(value))) * 2 / mp.pi
-            assert abs(mpf(float(got_f)) / exact - 1) < 1e-15
-            exact = 2 / mp.pi / mpmath.sqrt(1 - mpf(float(value)) ** 2)
-            assert abs(mpf(float(got_slope)) / exact - 1) < 1e-15
+def exact_erf(u: list[Any], v: list[Any]) -> tuple[Any, Any, Any]:
+    """V / (S S'), (S - S')^2 / (2 S S') and V' of two pre-activations, in many digits."""
+
+    def dot(x: list[Any], y: list[Any]) -> Any:
+        return sum(a * b for a, b in zip(x, y, strict=True))
+
+    def value(x: list[Any], y: list[Any]) -> Any:
+        sizes = (1 + 2 * dot(x, x)) * (1 + 2 * dot(y, y))
+        return mpmath.asin(2 * dot(x, y) / mpmath.sqrt(sizes))
+
+    slope = 4 / mp.pi / mpmath.sqrt((1 + 2 * dot(u, u)) * (1 + 2 * dot(v, v)) - 4 * dot(u, v) ** 2)
+    roots = mpmath.sqrt(value(u, u)), mpmath.sqrt(value(v, v))
+    product = roots[0] * roots[1]
+    if product == 0:
+        return mpf(0), mpf(0), slope
+    return value(u, v) / product, (roots[0] - roots[1]) ** 2 / (2 * product), slope
+
+
+@pytest.mark.parametrize("size", [1e-120, 1e-3, 1.0, 1e3, 1e120])
+@pytest.mark.parametrize("other", [1.0, 1.0 + 1e-7, 30.0, -1.0, -1.0 - 1e-7, -1e-6, 0.0])
+@pytest.mark.parametrize("bias", [0.0, 0.4])
+def test_erf_cell_keeps_its_digits_for_every_pair_of_numbers(
+    size: float, other: float, bias: float
+) -> None:
+    """One step of one feature: the share of the distance, and the slope, of any two inputs."""
+    kernel = RNTK(activation="erf", sigma_b=bias)
+    x = Sequences.from_arrays([[size], [size * other]])
+    layer = make_slab(kernel, x).directions[0].layers[0]
+    assert layer.own is not None
+    cell = erf_cell_for("float64", np, bias=bias > 0, single=True)
+    own_a, own_b = layer.own[:, 0], layer.own[:, 1]
+    W, Z, k = cell.first(layer.inputs[0], 0.0, 0.0, 0.5, 0.0, own_a, own_b)
+    least, share, reciprocal = cell.settle(W, Z, k, own_a, own_b)
+    slope = 16 / np.pi * own_a[0] * own_b[0] * reciprocal
+    u, v = ([mpf(float(value)), mpf(bias)] for value in (size, size * other))
+    with mpmath.workdps(600):
+        exact_share, gap, exact_slope = exact_erf(u, v)
+        lack = (1 - abs(exact_share)) / 2 if exact_share else mpf(0.5)
+        assert abs(share - exact_share) < 1e-15
+        # In units of the whole distance, of which S - S' is a part; features are rounded, too.
+        whole = max(min(lack + gap, mpf(1)), mpf(10) ** -60)
+        assert abs(least - lack) <= 1e-15 * (whole + mpmath.sqrt(whole))
+        assert abs(slope / exact_slope - 1) < 1e-14
 
 
 class DeviceArray:
@@ -137,9 +175,10 @@ def _operator(name: str) -> Any:
     return operate
 
 
-for _name in ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "iadd", "isub", "imul"):
+for _name in ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "iadd", "isub", "imul", "lt"):
     setattr(DeviceArray, f"__{_name}__", _operator(f"__{_name}__"))
-DeviceArray.__itruediv__ = _operator("__itruediv__")  # type: ignore[attr-defined]
+for _name in ("itruediv", "rtruediv", "gt"):
+    setattr(DeviceArray, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def _function(function: Any) -> Any:

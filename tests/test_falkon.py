@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rntk_dist.solve import panels
 from rntk_dist.solve.center_factors import factorised
 from rntk_dist.solve.checkpoint import CheckpointError
 from rntk_dist.solve.conjugate_gradients import Options
-from rntk_dist.solve.falkon import Falkon, FalkonWay, falkon_path
+from rntk_dist.solve.falkon import EVERY_ITERATION, Falkon, FalkonWay, falkon_path
 from rntk_dist.solve.kernel_ridge import KernelRidge
 from rntk_dist.solve.landmarks import choose_landmarks
 from rntk_dist.solve.panels import Panels
@@ -269,8 +270,9 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 import rntk_dist as rd
+from dataclasses import replace
 from rntk_dist.computed import Computed
-from rntk_dist.solve.falkon import Falkon, FalkonWay
+from rntk_dist.solve.falkon import EVERY_ITERATION, Falkon, FalkonWay
 
 def die(count, residuals):
     if count == 3:
@@ -278,7 +280,8 @@ def die(count, residuals):
 
 X = np.load(sys.argv[1])
 matrix = Computed(rd.RNTK(readout="per_step"), X, backend="numpy", edge=64)
-Falkon(1e-3, 40, way=FalkonWay("store", 2**40, sys.argv[2])).fit(matrix, X[:, 0], on_iteration=die)
+way = FalkonWay("store", 2**40, sys.argv[2], replace(EVERY_ITERATION, tol=1e-8))
+Falkon(1e-3, 40, way=way).fit(matrix, X[:, 0], on_iteration=die)
 """
 
 
@@ -298,7 +301,9 @@ def test_a_killed_fit_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert kept == ["factor.npz", "right.npz", "state.npz"]
 
     matrix = Computed(rd.RNTK(readout="per_step"), X, backend="numpy", edge=64)
-    undisturbed = Falkon(1e-3, 40, way=FalkonWay("store", PLENTY, tmp_path / "other"))
+    # Closer than the predictions are compared: by which way a fit gets there, rounding decides.
+    closely = replace(EVERY_ITERATION, tol=1e-8)
+    undisturbed = Falkon(1e-3, 40, way=FalkonWay("store", PLENTY, tmp_path / "other", closely))
     undisturbed.fit(matrix, X[:, 0])
 
     def refuse(*given: object) -> None:
@@ -306,13 +311,13 @@ def test_a_killed_fit_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Computed, "block", refuse)
     seen: list[int] = []
-    again = Falkon(1e-3, 40, way=FalkonWay("store", PLENTY, tmp_path / "fit"))
+    again = Falkon(1e-3, 40, way=FalkonWay("store", PLENTY, tmp_path / "fit", closely))
     again.fit(matrix, X[:, 0], on_iteration=lambda count, _: seen.append(count))
     assert seen[0] == 3  # the state of iteration 2 was kept: 3 died before it was
     monkeypatch.undo()
     across = matrix[:, again.centers_]
     np.testing.assert_allclose(again.predict(across), undisturbed.predict(across), atol=1e-6)
-    assert len(again.history_) == len(undisturbed.history_)
+    assert abs(len(again.history_) - len(undisturbed.history_)) <= 1
 
 
 # -- what is refused -------------------------------------------------------------------------------

@@ -17,13 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from digit_cases import GROUPS, sequences
+from digit_cases import cases as digit_cases
 from golden_cases import kernel_of, read_cases
+from test_digits import figure, pair_error, pair_values
 
 from rntk_dist import RNTK, Sequences
 from rntk_dist.kernel import fused_gpu
 from rntk_dist.kernel.arrays import tile_values
 from rntk_dist.kernel.fused_gpu import Block, device_tile_values, find_device, gpu_tile_values
-from rntk_dist.kernel.packed import Shape
+from rntk_dist.kernel.packed import make_shape
 from rntk_dist.kernel.variances import Slab, make_slab
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
@@ -32,13 +35,15 @@ BOUNDS = {"float64": 1e-13, "float32": 1e-5}
 TINY = Block(2, 2, 2, 1)
 
 
-def ragged(rng: np.random.Generator, n: int, m: int, longest: int = 6) -> Sequences:
+def ragged(
+    rng: np.random.Generator, n: int, m: int, longest: int = 6, amplitude: float = 1.0
+) -> Sequences:
     lengths = rng.integers(1, longest + 1, n)
-    return Sequences.from_arrays([rng.normal(size=(length, m)) for length in lengths])
+    return Sequences.from_arrays([amplitude * rng.normal(size=(length, m)) for length in lengths])
 
 
-def slab_of(kernel: RNTK, X: Sequences, dtype: str = "float64") -> Slab:
-    return make_slab(kernel, X).transfer(lambda array: array.astype(dtype))
+def slab_of(kernel: RNTK, X: Sequences, dtype: str = "float64", kind: str = "ntk") -> Slab:
+    return make_slab(kernel, X, kind).transfer(lambda array: array.astype(dtype))
 
 
 def check(
@@ -51,11 +56,11 @@ def check(
 ) -> Any:
     """Compare with the array loops in float64; the values."""
     recursion = kernel.recursion(kind)
-    columns = None if Y is None else slab_of(kernel, Y, dtype)
-    values = gpu_tile_values(recursion, slab_of(kernel, X, dtype), columns, **options)
+    columns = None if Y is None else slab_of(kernel, Y, dtype, kind)
+    values = gpu_tile_values(recursion, slab_of(kernel, X, dtype, kind), columns, **options)
     assert values.dtype == dtype
-    exact_columns = None if Y is None else make_slab(kernel, Y)
-    exact = tile_values(recursion, make_slab(kernel, X), exact_columns, edge=1000)
+    exact_columns = None if Y is None else make_slab(kernel, Y, kind)
+    exact = tile_values(recursion, make_slab(kernel, X, kind), exact_columns, edge=1000)
     bound = BOUNDS[dtype]
     np.testing.assert_allclose(values, exact, rtol=10 * bound, atol=bound * abs(exact).max())
     if Y is None:
@@ -70,7 +75,16 @@ KERNELS = [
     RNTK(depth=3, frozen_layers=1, sigma_b=0.1, readout="mean"),
     RNTK(activation="linear", sigma_w=0.9, sigma_h=0.3, initial_state="independent"),
     RNTK(depth=3, frozen_layers=2, activation="erf", sigma_b=0.3, bidirectional=True),
+    RNTK(activation="erf", sigma_w=2.0),
+    RNTK(activation="erf", sigma_w=3.0, sigma_b=0.4, sigma_h=0.3, readout="per_step"),
+    RNTK(depth=2, activation="erf", sigma_w=2.0, sigma_b=0.3, readout="mean"),
 ]
+ERF = [kernel for kernel in KERNELS if kernel.activation == "erf"]
+BY_PIECES = [
+    *itertools.product(KERNELS[1:4:2], (5, 13)),
+    *itertools.product((KERNELS[2], KERNELS[5], KERNELS[8]), (10, 13)),
+]
+"""Kernels, and how many numbers of a sequence are staged at once; erf needs a whole layer."""
 
 
 class TestInTheSimulator:
@@ -85,8 +99,28 @@ class TestInTheSimulator:
         check(kernel, X, None, dtype, block=TINY)
         check(kernel, X, Y, dtype, "nngp", block=TINY)
 
-    @pytest.mark.parametrize("kernel", KERNELS[1:4], ids=repr)
-    @pytest.mark.parametrize("places", [5, 13])
+    @pytest.mark.parametrize("kernel", ERF, ids=repr)
+    @pytest.mark.parametrize("amplitude", [1e-9, 1e6, 1e150])
+    @pytest.mark.parametrize("m", [1, 2])
+    def test_amplitudes_of_erf(self, kernel: RNTK, amplitude: float, m: int) -> None:
+        rng = np.random.default_rng(6)
+        X, Y = (ragged(rng, n, m, amplitude=amplitude) for n in (5, 3))
+        check(kernel, X, None, block=TINY)
+        check(kernel, X, Y, kind="nngp", block=TINY)
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32"])
+    def test_digits_of_short_sequences(self, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The cases of digit_cases.py that the simulator can run in seconds."""
+        monkeypatch.setattr(fused_gpu, "block_for", lambda *_: Block(1, 1, 1, 1))
+        errors = []
+        for case in (case for group in GROUPS for case in digit_cases(group)):
+            if max(map(len, sequences(case))) <= 9:
+                (value,) = pair_values([case], ("cupy", dtype))
+                errors.append(figure(case, "k(a, b)", pair_error(case, value, dtype), dtype))
+        assert len(errors) > 50
+        assert [str(error) for error in errors if not error.error <= error.bound] == []
+
+    @pytest.mark.parametrize(("kernel", "places"), BY_PIECES, ids=repr)
     def test_features_staged_by_pieces_and_in_short_chunks(self, kernel: RNTK, places: int) -> None:
         block = Block(2, 2, 1, 2, stage_bytes=places * 8 * (3 + 5))
         rng = np.random.default_rng(0)
@@ -103,11 +137,12 @@ class TestInTheSimulator:
         check(kernel, X[:5], None, dtype, block=TINY)
         check(kernel, X[:5], X[5:], dtype, "nngp", block=TINY)
 
-    @pytest.mark.parametrize("kernel", KERNELS[1:4], ids=repr)
+    @pytest.mark.parametrize("kernel", [KERNELS[1], KERNELS[3], KERNELS[8]], ids=repr)
     def test_items_staged_by_pieces(self, kernel: RNTK) -> None:
-        block = Block(2, 2, 1, 2, stage_bytes=3 * 8 * (3 + 5))
+        places = 10 if kernel.activation == "erf" else 3
+        block = Block(2, 2, 1, 2, stage_bytes=places * 8 * (3 + 5))
         X = Sequences.from_items([[0, 1, 2], [1], [2, 1], [0, 0, 1, 2]], 3)
-        assert block.places(8) == 3
+        assert block.places(8) == places
         check(kernel, X, None, block=block)
 
     def test_diagonal_of_the_authors(self) -> None:
@@ -121,7 +156,7 @@ class TestInTheSimulator:
         dtype, kind = ("float64", "float32")[number % 2], ("ntk", "ntk", "nngp")[number % 3]
         kernel = kernel_of(case)
         X, Y = Sequences.from_arrays(case["a"]), Sequences.from_arrays(case["b"])
-        rows, columns = slab_of(kernel, X, dtype), slab_of(kernel, Y, dtype)
+        rows, columns = slab_of(kernel, X, dtype, kind), slab_of(kernel, Y, dtype, kind)
         values = gpu_tile_values(kernel.recursion(kind), rows, columns, block=TINY)
         values = values * rows.scale[:, None] * columns.scale
         exact = np.array(case[kind])
@@ -136,6 +171,14 @@ class TestInTheSimulator:
         for x in map(number, [*values, 0, 1, 2.0**-60]):
             assert abs(root(x) - np.sqrt(x)) <= np.spacing(np.sqrt(x))
             assert type(root(x)) is number
+
+    @pytest.mark.parametrize(("dtype", "least"), [("float64", -305), ("float32", -34)])
+    def test_square_root_of_what_erf_has(self, dtype: str, least: int) -> None:
+        number = np.dtype(dtype).type
+        root = fused_gpu._root_for_erf(dtype)
+        for x in map(number, 10 ** np.random.default_rng(4).uniform(least, 0.5, size=1000)):
+            assert abs(root(x) - np.sqrt(x)) <= np.spacing(np.sqrt(x))
+        assert np.isfinite(1 / root(number(0)) ** 2)
 
     def test_stripes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fused_gpu, "STRIPE_BYTES", 1)
@@ -239,7 +282,12 @@ class TestOutsideTheSimulator:
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize(
         ("activation", "dtype", "depth"),
-        [("relu", "float32", 1), ("relu", "float64", 1), ("erf", "float32", 2)],
+        [
+            ("relu", "float32", 1),
+            ("relu", "float64", 1),
+            ("erf", "float32", 2),
+            ("erf", "float64", 1),
+        ],
     )
     def test_compiled_for_a_gpu(
         self,
@@ -264,7 +312,7 @@ class TestOutsideTheSimulator:
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said
 
 
-def compile_to_ptx(activation: str, dtype: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def compile_to_ptx(activation: Any, dtype: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> str:
     if find_spec("numba_cuda") is None or find_spec("cuda.pathfinder") is None:
         pytest.skip("no numba-cuda")
     if not hasattr(np, "row_stack"):
@@ -282,10 +330,12 @@ def compile_to_ptx(activation: str, dtype: str, depth: int, monkeypatch: pytest.
     # Device functions are compiled for the current device, and there may be none.
     card = SimpleNamespace(compute_capability=(9, 0))
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: card)
-    shape = Shape(2 * depth, depth, 1, 0, 0, False, False, True, True)
+    network, X = RNTK(activation=activation, depth=depth), Sequences.from_arrays(np.ones((1, 1)))
+    recursion = network.recursion("ntk")
+    shape = make_shape(recursion, make_slab(network, X).directions[0])
     number = np.dtype(dtype)
     block = fused_gpu.block_for(shape, number.itemsize)
-    variant = fused_gpu.make_variant(activation, number, shape, block)
+    variant = fused_gpu.make_variant(recursion, number, shape, block)
     real, index = getattr(types, dtype), types.int64
     side = (real[::1], real[::1], index[::1], index[::1])
     signature = (real[:, ::1], types.boolean, *side, *side, *[index] * 6, types.boolean)

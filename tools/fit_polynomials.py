@@ -1,9 +1,11 @@
 """Fit the polynomials of rntk_dist/kernel/cell.py and write them into it.
 
-Both functions are smooth on 0 <= z <= 1/2 once sqrt(z) is taken out (z = sin(theta/2)^2):
+The functions are smooth once a root is taken out: of z = sin(theta/2)^2 <= 1/2 the first two, of
+y = tan(theta)^2 for theta up to pi/8 the last:
 
     theta / pi                                = sqrt(z)   ANGLE(z)
     (theta cos theta - sin theta) / (2 pi)    = z sqrt(z) RESIDUE(z)
+    4 theta / pi                              = sqrt(y)   ARC(y)
 
 The coefficients minimise the largest relative error (Remez exchange, 50 digits).
 Usage: python tools/fit_polynomials.py [--check]
@@ -20,7 +22,11 @@ from mpmath import mp, mpf
 CELL = Path(__file__).parent.parent / "rntk_dist" / "kernel" / "cell.py"
 BEGIN, END = "# begin generated\n", "# end generated\n"
 # The lowest degrees whose error is below the rounding of the type.
-DEGREES = {"ANGLE": {"float64": 16, "float32": 7}, "RESIDUE": {"float64": 15, "float32": 6}}
+DEGREES = {
+    "ANGLE": {"float64": 16, "float32": 7},
+    "RESIDUE": {"float64": 15, "float32": 6},
+    "ARC": {"float64": 10, "float32": 4},
+}
 
 
 def angle(z: mpf) -> mpf:
@@ -39,14 +45,26 @@ def residue(z: mpf) -> mpf:
     return difference / z ** mpf(1.5) / (2 * mp.pi)
 
 
-FUNCTIONS: dict[str, Callable[[mpf], mpf]] = {"ANGLE": angle, "RESIDUE": residue}
+def arc(y: mpf) -> mpf:
+    """4 theta / pi / sqrt(y)."""
+    if y == 0:
+        return 4 / mp.pi
+    return 4 / mp.pi * mpmath.atan(mpmath.sqrt(y)) / mpmath.sqrt(y)
 
 
-def remez(function: Callable[[mpf], mpf], degree: int, rounds: int = 5) -> list[mpf]:
-    """Coefficients, lowest power first, of least maximal relative error on [0, 1/2]."""
+FUNCTIONS: dict[str, tuple[Callable[[mpf], mpf], Callable[[], mpf]]] = {
+    "ANGLE": (angle, lambda: mpf(1) / 2),
+    "RESIDUE": (residue, lambda: mpf(1) / 2),
+    "ARC": (arc, lambda: mpmath.tan(mp.pi / 8) ** 2),
+}
+"""Each with the largest argument that it is fitted for."""
+
+
+def remez(function: Callable[[mpf], mpf], degree: int, top: mpf, rounds: int = 5) -> list[mpf]:
+    """Coefficients, lowest power first, of least maximal relative error on [0, top]."""
     count = degree + 2
-    points = _chebyshev(count)
-    grid = _chebyshev(40 * count)
+    points = _chebyshev(count, top)
+    grid = _chebyshev(40 * count, top)
     values = [function(z) for z in grid]
     coefficients: list[mpf] = []
     for _ in range(rounds):
@@ -62,8 +80,8 @@ def remez(function: Callable[[mpf], mpf], degree: int, rounds: int = 5) -> list[
     return coefficients
 
 
-def _chebyshev(count: int) -> list[mpf]:
-    return [(1 - mpmath.cos(mp.pi * k / (count - 1))) / 4 for k in range(count)]
+def _chebyshev(count: int, top: mpf) -> list[mpf]:
+    return [(1 - mpmath.cos(mp.pi * k / (count - 1))) * (top / 2) for k in range(count)]
 
 
 def _levelled(function: Callable[[mpf], mpf], points: list[mpf], degree: int) -> list[mpf]:
@@ -92,11 +110,11 @@ def _alternating(errors: list[mpf]) -> list[int]:
 def generate() -> str:
     """The generated lines of cell.py."""
     lines = []
-    for name, function in FUNCTIONS.items():
+    for name, (function, top) in FUNCTIONS.items():
         lines.append(f"{name}: dict[Any, tuple[Any, ...]] = {{")
         for dtype, degree in DEGREES[name].items():
             lines.append(f"    np.{dtype}: (")
-            coefficients = remez(function, degree)[::-1]
+            coefficients = remez(function, degree, top())[::-1]
             lines += [f"        np.{dtype}({float(c)!r})," for c in coefficients]
             lines.append("    ),")
         lines.append("}")

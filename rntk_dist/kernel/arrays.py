@@ -10,15 +10,16 @@ Every operation is elementwise and symmetric in the two sequences: the value of 
 depend on the block, the tile or the order in which it is computed, to the last bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rntk_dist.kernel.cell import MAKERS, Cell, Operations
+from rntk_dist.kernel.erf_cell import ErfCell, make_erf
 from rntk_dist.kernel.variances import Array, Direction, Layer, Slab
 
 BLOCK_BYTES = 128 * 1024
@@ -38,6 +39,7 @@ class Recursion:
     frozen : number of first layers whose tangent part is zero
     tangent : False for the NNGP kernel
     shared_start : True if different sequences start from the same hidden state
+    bias : whether there is one
     """
 
     activation: str
@@ -45,6 +47,7 @@ class Recursion:
     frozen: int
     tangent: bool
     shared_start: bool
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,22 @@ class Sweep:
             yield self.rows[:a] + offset, self.columns[..., :b] + offset, view
 
 
+def _operations(xp: Any) -> Operations:
+    return Operations(
+        xp.sqrt, xp.minimum, xp.maximum, xp.abs, xp.copysign, xp.where, lambda x, y: x < y
+    )
+
+
 @cache
 def cell_for(activation: str, dtype: str, xp: Any) -> Cell:
-    """The cell of an activation, in the elementwise operations of an array namespace."""
-    return MAKERS[activation](
-        np.dtype(dtype).type,
-        Operations(xp.sqrt, xp.minimum, xp.maximum, xp.abs, xp.copysign, xp.where),
-    )
+    """The cell of relu or linear, in the elementwise operations of an array namespace."""
+    return MAKERS[activation](np.dtype(dtype).type, _operations(xp))
+
+
+@cache
+def erf_cell_for(dtype: str, xp: Any, *, bias: bool, single: bool) -> ErfCell:
+    """The cell of erf, in the elementwise operations of an array namespace."""
+    return make_erf(np.dtype(dtype).type, _operations(xp), bias=bias, single=single)
 
 
 def block_edge(dtype: np.dtype[Any]) -> int:
@@ -154,8 +166,10 @@ def _diagonals(recursion: Recursion, lengths: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _piece_of_diagonal(recursion: Recursion, slab: Slab) -> Array:
-    if recursion.readout != "mean" and cell_for(recursion.activation, "float64", np).distance:
+    if recursion.readout != "mean" and recursion.activation == "relu":
         return _coinciding(recursion, slab)
+    if recursion.readout != "mean" and recursion.activation == "erf":
+        return _read_weights(recursion, slab)
     at, lag, steps = _self_pairs(_diagonals(recursion, slab.lengths), slab.lengths)
     first = slab.first[at]
     if recursion.readout == "mean":
@@ -169,6 +183,29 @@ def _piece_of_diagonal(recursion: Recursion, slab: Slab) -> Array:
         values = np.zeros(len(at), _dtype(slab))
         _run(recursion, sweep, direction, direction, values, np)
         total += np.bincount(at, weights=weight * values, minlength=len(slab))
+    return total
+
+
+def _read_weights(recursion: Recursion, slab: Slab) -> Array:
+    """Self values where the weights of a step in the readout are the roots of its self values."""
+    last, total = slab.first + slab.lengths - 1, np.zeros(len(slab))
+    for direction in slab.directions:
+        parts = direction.output if recursion.tangent else direction.output[:1]
+        steps = (parts * parts).sum(axis=0)
+        if recursion.readout in ("last", "diagonal_authors"):
+            total += steps[last]
+        if recursion.readout != "last":
+            total += _sums(steps, slab)
+    return total
+
+
+def _sums(steps: Array, slab: Slab) -> Array:
+    """The sums of the numbers of each sequence's steps."""
+    order = np.argsort(slab.first, kind="stable")
+    bounds = np.stack([slab.first[order], slab.first[order] + slab.lengths[order]], axis=1)
+    padded = np.append(steps, 0.0)
+    total = np.empty(len(slab))
+    total[order] = np.add.reduceat(padded, bounds.ravel())[::2]
     return total
 
 
@@ -199,10 +236,11 @@ def _run_coinciding(
     depth, h = len(direction.layers), np.zeros(())
     first_trained = recursion.frozen if recursion.tangent else depth
     carried = np.zeros((depth, len(last)))
+    (weights,) = direction.output
 
     def output() -> Array:
         value: Array = cell.readout(h, carried[-1, :n])
-        value *= direction.output[at] * direction.output[at]
+        value *= weights[at] * weights[at]
         return value
 
     counts = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")
@@ -331,63 +369,172 @@ def _run(
     recursion: Recursion, sweep: Sweep, row: Direction, column: Direction, total: Array, xp: Any
 ) -> None:
     """Walk a sweep and add the readout of its cells to ``total``, in place."""
-    cell = cell_for(recursion.activation, total.dtype.name, xp)
-    depth = len(row.layers)
-    state = [xp.where(sweep.same_start, cell.same, cell.unrelated) for _ in range(depth)]
-    carried = [xp.zeros_like(total) for _ in range(depth)]
+    states = STATES[recursion.activation](recursion, row, column, sweep.same_start, total, xp)
+    for i, j, view in sweep.steps():
+        for k in range(len(row.layers)):
+            states.advance(k, i, j, view)
+        if recursion.readout != "last":
+            total[view] += states.output(i, j, view)
+    if recursion.readout in ("last", "diagonal_authors"):
+        total[view] += states.output(i, j, view)
+    total *= states.unit
 
-    def output() -> Array:
-        value: Array = cell.readout(state[-1][view], carried[-1][view])
-        value *= row.output[i] * column.output[j]
+
+class States(Protocol):
+    """What is carried from step to step of many pairs, one array a layer.
+
+    Attributes
+    ----------
+    unit : of the outputs
+    """
+
+    unit: Any
+
+    def advance(self, k: int, i: Array, j: Array, view: tuple[slice, ...]) -> None:
+        """One step of layer k: positions of rows and columns, and their part of the block."""
+
+    def output(self, i: Array, j: Array, view: tuple[slice, ...]) -> Array:
+        """The value of the present cell."""
+
+
+class _AngleStates:
+    """Of relu and linear: see `rntk_dist.kernel.cell`."""
+
+    def __init__(
+        self,
+        recursion: Recursion,
+        row: Direction,
+        column: Direction,
+        same_start: Array,
+        total: Array,
+        xp: Any,
+    ) -> None:
+        self.row, self.column = row, column
+        self.cell = cell = cell_for(recursion.activation, total.dtype.name, xp)
+        self.unit = cell.unit
+        self.first_trained = recursion.frozen if recursion.tangent else len(row.layers)
+        self.state = [xp.where(same_start, cell.same, cell.unrelated) for _ in row.layers]
+        self.carried = [xp.zeros_like(total) for _ in row.layers]
+
+    def output(self, i: Array, j: Array, view: tuple[slice, ...]) -> Array:
+        value: Array = self.cell.readout(self.state[-1][view], self.carried[-1][view])
+        value *= self.row.output[0][i] * self.column.output[0][j]
         return value
 
-    for i, j, view in sweep.steps():
-        for k in range(depth):
-            angle, carry = _advance(
-                cell, row.layers[k], column.layers[k], i, j, view, state, carried, k
-            )
-            if recursion.tangent and k >= recursion.frozen:
-                state[k][view], carried[k][view] = cell.tangent(angle, carry)
-            else:
-                state[k][view] = cell.covariance(angle)
-        if recursion.readout != "last":
-            total[view] += output()
-    if recursion.readout in ("last", "diagonal_authors"):
-        total[view] += output()
-    total *= cell.unit
+    def advance(self, k: int, i: Array, j: Array, view: tuple[slice, ...]) -> None:
+        angle, carry = self._advance(k, i, j, view)
+        if k >= self.first_trained:
+            self.state[k][view], self.carried[k][view] = self.cell.tangent(angle, carry)
+        else:
+            self.state[k][view] = self.cell.covariance(angle)
+
+    def _advance(self, k: int, i: Array, j: Array, view: tuple[slice, ...]) -> tuple[Array, Array]:
+        """The angle variable of layer k at the next step, and what its tangent part carries."""
+        cell, state, carried = self.cell, self.state, self.carried
+        row, column = self.row.layers[k], self.column.layers[k]
+        a, b = row.recurrent[i], column.recurrent[j]
+        share = (cell.gain * a) * b
+        angle = share * state[k][view]
+        share *= carried[k][view]
+        carry = share
+        if cell.distance:
+            angle += cell.combine(a, b)
+        if row.below is not None and column.below is not None:
+            a, b = row.below[i], column.below[j]
+            share = (cell.gain * a) * b
+            angle += share * state[k - 1][view]
+            share *= carried[k - 1][view]
+            carry += share
+            if cell.distance:
+                angle += cell.combine(a, b)
+        inputs = _combined_inputs(cell.combine, cell.combine_items, row, column, i, j)
+        return angle if inputs is None else angle + inputs, carry
 
 
-def _advance(
-    cell: Cell,
+class _ErfStates:
+    """Of erf: see `rntk_dist.kernel.erf_cell`."""
+
+    def __init__(
+        self,
+        recursion: Recursion,
+        row: Direction,
+        column: Direction,
+        same_start: Array,
+        total: Array,
+        xp: Any,
+    ) -> None:
+        self.row, self.column = row, column
+        first = row.layers[0]
+        self.single = len(first.inputs) == 1 and first.items is None
+        number = total.dtype.type
+        self.cell = erf_cell_for(total.dtype.name, xp, bias=recursion.bias, single=self.single)
+        self.zero, self.unit = number(0), number(1)
+        self.first_trained = recursion.frozen if recursion.tangent else len(row.layers)
+        half = number(0.5)
+        self.s = [xp.where(same_start, self.zero, half) for _ in row.layers]
+        self.r = [xp.where(same_start, self.unit, self.zero) for _ in row.layers]
+        self.g = [xp.zeros_like(total) for _ in row.layers]
+
+    def output(self, i: Array, j: Array, view: tuple[slice, ...]) -> Array:
+        value: Array = (self.row.output[0][i] * self.column.output[0][j]) * self.r[-1][view]
+        value += (self.row.output[1][i] * self.column.output[1][j]) * self.g[-1][view]
+        return value
+
+    def advance(self, k: int, i: Array, j: Array, view: tuple[slice, ...]) -> None:
+        cell, row, column = self.cell, self.row.layers[k], self.column.layers[k]
+        assert row.own is not None
+        assert column.own is not None
+        a, b = row.recurrent[i], column.recurrent[j]
+        own_a, own_b = [each[i] for each in row.own], [each[j] for each in column.own]
+        s, r = self.s[k][view], self.r[k][view]
+        if row.below is not None and column.below is not None:
+            below = self.s[k - 1][view], self.r[k - 1][view]
+            parts = row.below[i], column.below[j]
+            W, Z, cosine = cell.upper(below, parts, a, b, s, r, own_a, own_b)
+        else:
+            inputs = self._inputs(row, column, i, j)
+            W, Z, cosine = cell.first(inputs, a, b, s, r, own_a, own_b)
+        self.s[k][view], self.r[k][view], reciprocal = cell.settle(W, Z, cosine, own_a, own_b)
+        if k < self.first_trained:
+            return
+        carry = cell.carry(self.g[k][view], own_a, own_b)
+        if k > self.first_trained:
+            carry += cell.lift(self.g[k - 1][view], own_a, own_b)
+        self.g[k][view] = cell.tangent(cosine, carry, reciprocal, own_a, own_b)
+
+    def _inputs(self, row: Layer, column: Layer, i: Array, j: Array) -> tuple[Array, Array]:
+        if self.single:
+            return row.inputs[0][i], column.inputs[0][j]
+        cell = self.cell
+        inputs = _combined_inputs(cell.combine, cell.combine_items, row, column, i, j)
+        mirrored = _combined_inputs(cell.mirror, cell.mirror_items, row, column, i, j)
+        assert inputs is not None
+        assert mirrored is not None
+        return inputs, mirrored
+
+
+STATES: dict[str, Callable[..., States]] = {
+    "relu": _AngleStates,
+    "linear": _AngleStates,
+    "erf": _ErfStates,
+}
+
+
+def _combined_inputs(
+    combine: Callable[[Any, Any], Any],
+    combine_items: Callable[[Any, Any, Any], Any],
     row: Layer,
     column: Layer,
     i: Array,
     j: Array,
-    view: tuple[slice, ...],
-    state: list[Array],
-    carried: list[Array],
-    k: int,
-) -> tuple[Array, Array]:
-    """The angle variable of layer k at the next step, and what the tangent part carries over."""
-    a, b = row.recurrent[i], column.recurrent[j]
-    share = (cell.gain * a) * b
-    angle = share * state[k][view]
-    share *= carried[k][view]
-    carry = share
-    if cell.distance:
-        angle += cell.combine(a, b)
-    if row.below is not None and column.below is not None:
-        a, b = row.below[i], column.below[j]
-        share = (cell.gain * a) * b
-        angle += share * state[k - 1][view]
-        share *= carried[k - 1][view]
-        carry += share
-        if cell.distance:
-            angle += cell.combine(a, b)
+) -> Array | None:
+    """The sum of what each input of two steps brings; None without inputs."""
     inputs = zip(row.inputs, column.inputs, strict=True)
+    total = None
     if row.items is not None and column.items is not None:
         (x, y), same = next(inputs), row.items[i] == column.items[j]
-        angle += cell.combine_items(x[i], y[j], same)
+        total = combine_items(x[i], y[j], same)
     for row_input, column_input in inputs:
-        angle += cell.combine(row_input[i], column_input[j])
-    return angle, carry
+        part = combine(row_input[i], column_input[j])
+        total = part if total is None else total + part
+    return total

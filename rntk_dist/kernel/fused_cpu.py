@@ -28,9 +28,11 @@ from numba.core import event
 from numba.core.caching import FunctionCache
 from numba.core.compiler import Compiler
 
-from rntk_dist.kernel import cell as cell_module
+from rntk_dist.kernel import cell, erf_cell, loops_angle, loops_erf
 from rntk_dist.kernel.arrays import Recursion
-from rntk_dist.kernel.cell import MAKERS, Operations
+from rntk_dist.kernel.cell import Operations
+from rntk_dist.kernel.loops_angle import angle_layers
+from rntk_dist.kernel.loops_erf import erf_layers
 from rntk_dist.kernel.packed import Shape, Side, in_given_order, make_shape, make_side
 from rntk_dist.kernel.variances import Array, Direction, Slab
 
@@ -80,19 +82,20 @@ def _jit_of(*made_of: object) -> Callable[[Any], Any]:
 
 
 class _Kept(FunctionCache):
-    """Numba's cache on disk for a closure, known by its name and the source of the cell.
+    """Numba's cache on disk for a closure, known by its name and the source of what it closes over.
 
     Numba's own knows a closure by what it closes over. Here these are compiled functions, which are
     never the same in another process, so it would never find one again.
     """
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[object, ...]:
-        return sig, codegen.magic_tuple(), _cell_source()
+        return sig, codegen.magic_tuple(), _sources()
 
 
 @cache
-def _cell_source() -> str:
-    return sha256(inspect.getsource(cell_module).encode()).hexdigest()
+def _sources() -> str:
+    modules = (cell, erf_cell, loops_angle, loops_erf)
+    return sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()
 
 
 def _keep(compiled: Any) -> Callable[..., Any]:
@@ -129,66 +132,39 @@ def _operations() -> Operations:
         absolute=_jit_of("absolute")(lambda x: abs(x)),
         copysign=_jit_of("copysign")(lambda x, y: math.copysign(x, y)),
         choose=_jit_of("choose")(lambda condition, x, y: x if condition else y),
+        less=_jit_of("less")(lambda x, y: x < y),
     )
 
 
 # -- the loops ------------------------------------------------------------------------------------
 
 
-@cache
-def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs them
-    activation: str, dtype: str, inline: int, width: int, items: bool = False
-) -> Callable[..., Any]:
-    """The compiled sweep of rows against a block of ``width`` lanes.
+def _sum_of_inputs(  # noqa: C901 - a closure of small functions, as compiled code needs them
+    jit: Callable[[Any], Any],
+    combine: Callable[..., Any],
+    number: Any,
+    *,
+    at: int,
+    rows: int,
+    width: int,
+) -> Callable[..., None]:
+    """Compiled: the combined inputs of a group of rows, in the row of lanes ``at`` of their states.
 
-    ``inline``: 1 or 2 if the first layer has just so many inputs (one feature or item, and the
-    bias), which are then combined where they are needed; 0 if they are summed beforehand, for a
-    group of rows. ``items``: whether the first of them is an item's.
+    ``rows``: rows of lanes that the state of a layer takes.
     """
-    _jit = _jit_of(activation, dtype, inline, width, items)
-    number = np.dtype(dtype).type
-    cell = MAKERS[activation](number, _operations(), _jit)
-    combine, covariance, tangent, readout = (
-        cell.combine,
-        cell.covariance,
-        cell.tangent,
-        cell.readout,
-    )
-    combine_items = cell.combine_items
-    distance, gain, unit = cell.distance, cell.gain, cell.unit
-    same, unrelated = cell.same, cell.unrelated
     zero = number(0)
-    # Places of the bias and of the first input among the features of a step.
-    at_first, at_item, at_bias = np.uint64(1), np.uint64(2), np.uint64(inline + items)
+    row, wide, deep = np.uint64(at), np.uint64(width), np.uint64(rows * width)
 
-    # Every array is flat, and a block of lanes always has the same width: a view of its own for
-    # each feature would cost more than the arithmetic of a step. Unsigned indices, as an index that
-    # cannot be negative is not tested for it.
-    wide, deep = np.uint64(width), np.uint64(3 * width)
-
-    @_jit
+    @jit
     def unsigned(n: Any) -> Any:
         return np.uint64(n)
-
-    @_jit
-    def recur(h: Any, a: Any, b: Any, angle: Any) -> Any:
-        """The angle with one more state in it: from the step before, or from the layer below."""
-        angle += gain * a * b * h
-        if distance:
-            angle += combine(a, b)
-        return angle
-
-    @_jit
-    def add_input(state: Any, angle: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any) -> None:
-        for j in range(low, n):
-            state[angle + j] += combine(x, lanes[y + j])
 
     # The first layer's inputs are taken for all rows of a group in one pass over the lanes, two at
     # a time, so that a feature of many lanes is read from memory once for all of them. A value must
     # not depend on its row's place in a group, so a group always runs as a whole: there is no
     # second loop that might round in another way.
 
-    @_jit
+    @jit
     def begin_with_one(
         state: Any, angles: Any, features: Any, xs: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
@@ -202,7 +178,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
             state[angle2 + j] = combine(a2, b)
             state[angle3 + j] = combine(a3, b)
 
-    @_jit
+    @jit
     def add_two(
         state: Any, angles: Any, features: Any, xs: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
@@ -220,12 +196,12 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
             state[angle2 + j] += combine(a2, b) + combine(c2, d)
             state[angle3 + j] += combine(a3, b) + combine(c3, d)
 
-    @_jit
+    @jit
     def sum_inputs(
         state: Any, shape: Any, features: Any, xs: Any, lanes: Any, y: Any, low: Any, n: Any
     ) -> None:
         """The angles of a group of rows = their combined inputs, which begin at xs and y."""
-        angle, span = wide + wide, unsigned(shape.depth) * deep
+        angle, span = row * wide, unsigned(shape.depth) * deep
         angles = (angle, angle + span, angle + span + span, angle + span + span + span)
         x0, x1, x2, x3 = xs
         count = unsigned(shape.inputs)
@@ -240,132 +216,54 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
             at = (x0 + k, x1 + k, x2 + k, x3 + k)
             add_two(state, angles, features, at, lanes, y + k * wide, low, n)
 
-    # Each loop exists with and without the tangent part: nothing is decided inside it. A layer's
-    # state is three rows: h, g and the angle made of its inputs.
+    summed: Callable[..., None] = sum_inputs
+    return summed
+
+
+@cache
+def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs them
+    activation: str, dtype: str, inline: int, width: int, items: bool = False, bias: bool = False
+) -> Callable[..., Any]:
+    """The compiled sweep of rows against a block of ``width`` lanes.
+
+    ``inline``: 1 or 2 if the first layer has just so many inputs (one feature or item, and the
+    bias), which are then combined where they are needed; 0 if they are summed beforehand, for a
+    group of rows. ``items``: whether the first of them is an item's. ``bias``: whether erf has one.
+    """
+    _jit = _jit_of(activation, dtype, inline, width, items, bias)
+    number = np.dtype(dtype).type
+    options: dict[str, Any] = {"inline": inline, "width": width, "items": items}
+    if activation == "erf":
+        layers = erf_layers(dtype, _operations(), _jit, bias=bias, **options)
+    else:
+        layers = angle_layers(activation, dtype, _operations(), _jit, **options)
+    advance, begin_lane = layers.advance, layers.begin
+    add_readout, unit, zero = layers.add_readout, layers.unit, number(0)
+
+    # Every array is flat, and a block of lanes always has the same width: a view of its own for
+    # each feature would cost more than the arithmetic of a step. Unsigned indices, as an index that
+    # cannot be negative is not tested for it.
+    wide, deep = np.uint64(width), np.uint64(layers.rows * width)
+    outputs, rows_of_state = np.uint64(layers.outputs), layers.rows
 
     @_jit
-    def own_inputs(row: Any, x: Any) -> Any:
-        """The inputs of a row that are taken inline: the first, its item, the bias."""
-        if items:
-            return row[x + at_first], row[x + at_item], row[x + at_bias]
-        return row[x + at_first], zero, row[x + at_bias]
+    def unsigned(n: Any) -> Any:
+        return np.uint64(n)
 
-    @_jit
-    def first_input(x: Any, item: Any, lanes: Any, y: Any) -> Any:
-        """What the first input brings to the angle of one lane."""
-        if items:
-            return combine_items(x, lanes[y + wide], item == lanes[y + at_item * wide])
-        return combine(x, lanes[y + wide])
-
-    @_jit
-    def first_inputs(state: Any, angle: Any, row: Any, lanes: Any, y: Any) -> Any:
-        """What the inputs bring to the angle of one lane, whose recurrent feature is at y."""
-        x, item, bias = row
-        if inline == 1:
-            return first_input(x, item, lanes, y)
-        if inline == 2:
-            return first_input(x, item, lanes, y) + combine(bias, lanes[y + at_bias * wide])
-        return state[angle]
-
-    @_jit
-    def first_tangent(
-        state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
-    ) -> None:
-        a, first = row[x], own_inputs(row, x)
-        for j in range(low, n):
-            b, h = lanes[y + j], at + j
-            g = h + wide
-            inputs = first_inputs(state, g + wide, first, lanes, y + j)
-            value = recur(state[h], a, b, inputs)
-            state[h], state[g] = tangent(value, gain * a * b * state[g])
-
-    @_jit
-    def first_covariance(
-        state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, low: Any, n: Any
-    ) -> None:
-        a, first = row[x], own_inputs(row, x)
-        for j in range(low, n):
-            b, h = lanes[y + j], at + j
-            inputs = first_inputs(state, h + wide + wide, first, lanes, y + j)
-            state[h] = covariance(recur(state[h], a, b, inputs))
-
-    @_jit
-    def upper_tangent(
-        state: Any, at: Any, a: Any, up: Any, lanes: Any, y: Any, low: Any, n: Any
-    ) -> None:
-        for j in range(low, n):
-            b, lift = lanes[y + j], lanes[y + wide + j]
-            h = at + j
-            g = h + wide
-            value = recur(state[h - deep], up, lift, state[g + wide])
-            value = recur(state[h], a, b, value)
-            carry = gain * a * b * state[g] + gain * up * lift * state[g - deep]
-            state[h], state[g] = tangent(value, carry)
-
-    @_jit
-    def upper_covariance(
-        state: Any, at: Any, a: Any, up: Any, lanes: Any, y: Any, low: Any, n: Any
-    ) -> None:
-        for j in range(low, n):
-            h = at + j
-            value = recur(state[h - deep], up, lanes[y + wide + j], state[h + wide + wide])
-            state[h] = covariance(recur(state[h], a, lanes[y + j], value))
-
-    @_jit
-    def advance(
-        state: Any, at: Any, row: Any, x: Any, lanes: Any, y: Any, shape: Any, low: Any, n: Any
-    ) -> None:
-        """One step of all layers, of the lanes low..n: features of the row at x, of lanes at y.
-
-        The row's state begins at ``at``; its inputs are summed already, unless taken inline.
-        """
-        inputs, bias, one = unsigned(shape.inputs), unsigned(shape.bias), unsigned(1)
-        if shape.first_trained == 0:
-            first_tangent(state, at, row, x, lanes, y, low, n)
-        else:
-            first_covariance(state, at, row, x, lanes, y, low, n)
-        x += one + inputs
-        y += (one + inputs) * wide
-        for k in range(1, shape.depth):
-            at += deep
-            angle = at + wide + wide
-            for j in range(low, n):
-                state[angle + j] = zero
-            if shape.bias:
-                add_input(state, angle, row[x + one + one], lanes, y + wide + wide, low, n)
-            if k >= shape.first_trained:
-                upper_tangent(state, at, row[x], row[x + one], lanes, y, low, n)
-            else:
-                upper_covariance(state, at, row[x], row[x + one], lanes, y, low, n)
-            x += one + one + bias
-            y += (one + one + bias) * wide
-
-    @_jit
-    def add_readout(
-        total: Any,
-        state: Any,
-        shape: Any,
-        r: Any,
-        weight: Any,
-        weights: Any,
-        y: Any,
-        low: Any,
-        n: Any,
-    ) -> None:
-        h = (r * unsigned(shape.depth) + unsigned(shape.depth - 1)) * deep
-        g, out = h + wide, r * wide
-        for j in range(low, n):
-            total[out + j] += weight * weights[y + j] * readout(state[h + j], state[g + j])
+    lanes_of = {"rows": layers.rows, "width": width}
+    sums = [
+        _sum_of_inputs(_jit, combine, number, at=layers.rows - back, **lanes_of)
+        for back, combine in zip(range(len(layers.sums), 0, -1), layers.sums, strict=True)
+    ]
+    sum_first, sum_second, two_sums = sums[0], sums[-1], len(sums) == 2
 
     @_jit
     def begin(state: Any, shape: Any, common: Any, r: Any, low: Any, n: Any) -> None:
         """Put the lanes low..n of a row at their start: one common state, or uncorrelated ones."""
         for k in range(shape.depth):
-            h = (r * unsigned(shape.depth) + unsigned(k)) * deep
-            g, mask = h + wide, r * wide
+            at, mask = (r * unsigned(shape.depth) + unsigned(k)) * deep, r * wide
             for j in range(low, n):
-                state[h + j] = same if common[mask + j] else unrelated
-                state[g + j] = zero
+                begin_lane(state, at, common[mask + j], j)
 
     @_jit
     def whole(n: int) -> Any:
@@ -387,7 +285,9 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
                 ts[min(2, most)] * size + one,
                 ts[min(3, most)] * size + one,
             )
-            sum_inputs(state, shape, features, xs, lanes, at + wide, lows[0], n)
+            sum_first(state, shape, features, xs, lanes, at + wide, lows[0], n)
+            if two_sums:
+                sum_second(state, shape, features, xs, lanes, at + wide, lows[0], n)
         for r in range(active):
             base = unsigned(r) * unsigned(shape.depth) * deep
             advance(state, base, features, ts[r] * size, lanes, at, shape, lows[r], n)
@@ -406,8 +306,9 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     ) -> None:
         """Add the readout of a row's present cell: step ts[r] of the row, step y of the lanes."""
         output, weights, n = side[1], block[1], whole(block[2][y])
-        at = unsigned(y) * wide
-        add_readout(total, state, shape, unsigned(r), output[ts[r]], weights, at, lows[r], n)
+        top = (unsigned(r) * unsigned(shape.depth) + unsigned(shape.depth - 1)) * deep
+        t, at = ts[r] * outputs, unsigned(y) * outputs * wide
+        add_readout(total, unsigned(r) * wide, state, top, output, t, weights, at, lows[r], n)
 
     @_jit
     def keep_equal_lengths(common: Any, row_lengths: Any, i: int, rows: int, lengths: Any) -> None:
@@ -422,7 +323,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     ) -> None:
         """The diagonals that end in both last steps, of the rows from i; added to the totals."""
         _, _, firsts, row_lengths = side
-        _, _, counts, lengths, common = block
+        counts, lengths, common = block[2], block[3], block[4]
         ts, begun = np.zeros(GROUP, np.uint64), lows.copy()
         keep_equal_lengths(common, row_lengths, i, rows, lengths)
         active = 0
@@ -457,7 +358,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
     ) -> None:
         """The diagonals t - t' = lag from their first cells, of the rows from i, in ``total``."""
         _, _, firsts, row_lengths = side
-        _, _, counts, _, common = block
+        counts, common = block[2], block[4]
         ts = np.zeros(GROUP, np.uint64)
         ahead, behind = max(lag, 0), max(-lag, 0)
         total[:] = zero
@@ -480,7 +381,7 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
         side: Any, i: int, rows: int, block: Any, state: Any, shape: Any, lows: Any, total: Any
     ) -> None:
         """The whole grid; +lag and -lag in pairs, so that the sum is symmetric to the last bit."""
-        _, _, counts, _, common = block
+        counts, common = block[2], block[4]
         plus, minus = np.empty_like(total), np.zeros_like(total)
         for lag in range(max(side[3][i], len(counts))):
             diagonal(side, i, rows, block, state, shape, lows, lag, plus)
@@ -497,10 +398,8 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
         skipped; otherwise it is negative.
         """
         common = block[4]
-        state, total = (
-            np.zeros(GROUP * 3 * width * shape.depth, number),
-            np.zeros(len(common), number),
-        )
+        state = np.zeros(GROUP * rows_of_state * width * shape.depth, number)
+        total = np.zeros(len(common), number)
         lows = np.zeros(GROUP, np.uint64)
         for i in range(0, len(side[3]), GROUP):
             rows = min(GROUP, len(side[3]) - i)
@@ -525,12 +424,15 @@ def _loops(  # noqa: C901 - a closure of small functions, as compiled code needs
 def _packing() -> Callable[..., Any]:
     """Compiled: features and readout weights of some columns, side by side."""
 
-    def pack(side: Any, late: bool, size: int, width: int, lanes: Any, weights: Any) -> None:
+    def pack(
+        side: Any, late: bool, size: int, outputs: int, width: int, lanes: Any, weights: Any
+    ) -> None:
         features, output, firsts, lengths = side
         for j in range(len(lengths)):
             for s in range(lengths[j]):
                 t = firsts[j] + (lengths[j] - 1 - s if late else s)
-                weights[s * width + j] = output[t]
+                for k in range(outputs):
+                    weights[(s * outputs + k) * width + j] = output[t * outputs + k]
                 for k in range(size):
                     lanes[(s * size + k) * width + j] = features[t * size + k]
 
@@ -588,7 +490,8 @@ def _values(
         stop = min(start + width, len(columns.lengths))
         lanes = _lanes(columns.part(start, stop), shape, width)
         side = rows.part(0, stop if symmetric else len(rows.lengths))
-        loops = _loops(recursion.activation, dtype.name, _inline(shape), width, shape.items)
+        bias = recursion.bias and recursion.activation == "erf"
+        loops = _loops(recursion.activation, dtype.name, _inline(shape), width, shape.items, bias)
         loops(side, lanes, shape, start if symmetric else -1, out[:, start:stop])
 
     starts = range(0, len(columns.lengths), width)
@@ -627,8 +530,9 @@ def _lanes(
     features, _, _, lengths = columns
     steps = int(lengths[0])
     lanes = np.zeros(steps * shape.features * width, features.dtype)
-    weights = np.zeros(steps * width, features.dtype)
-    _packing()(columns, not shape.grid, shape.features, width, lanes, weights)
+    weights = np.zeros(steps * shape.outputs * width, features.dtype)
+    late = not shape.grid
+    _packing()(columns, late, shape.features, shape.outputs, width, lanes, weights)
     counts = np.searchsorted(-lengths, -np.arange(steps), side="left")
     padded = np.zeros(width, np.int64)
     padded[: len(lengths)] = lengths

@@ -10,6 +10,9 @@ A block walks all its pairs together. Features and readout weights of steps that
 have are zero: what is computed for them is finite and never seen, and a pair is put at its start
 when its own first step comes.
 
+Each activation has its own device functions, which take a step of one pair: those of relu and
+linear are here, erf's in `rntk_dist.kernel.loops_gpu_erf`.
+
 Numba compiles the kernel for the GPU at its first use in a process. Under Numba's CUDA simulator
 (the environment variable NUMBA_ENABLE_CUDASIM=1, set before Numba is imported) the same kernel runs
 as Python threads, and NumPy arrays take the place of CuPy's.
@@ -26,6 +29,7 @@ import numpy as np
 
 from rntk_dist.kernel.arrays import Recursion
 from rntk_dist.kernel.cell import MAKERS, Operations
+from rntk_dist.kernel.loops_gpu_erf import Layers, Pairs, erf_layers, make_loader
 from rntk_dist.kernel.packed import Shape, in_given_order, make_shape, step_features
 from rntk_dist.kernel.variances import Array, Direction, Slab
 
@@ -45,6 +49,9 @@ REGISTERS = 80
 
 MOST_BLOCKS = 65535
 """Rows of blocks that a CUDA grid may have."""
+
+LEAST = 1e-36
+"""Roots are estimated in single precision: of no smaller number than this."""
 
 cuda: Any = None
 """numba.cuda once a kernel was made. The simulator looks for it here, in the module's globals."""
@@ -87,12 +94,14 @@ class Block:
 
 def block_for(shape: Shape, itemsize: int) -> Block:
     """A block whose states fit the registers: the deeper the network, the fewer pairs a thread."""
-    words = shape.depth * itemsize // 4
-    if words == 1:
+    words = 1 + shape.outputs  # numbers of a pair's state a layer: 2, of erf 3
+    registers = shape.depth * words * itemsize // 4
+    crowded = shape.outputs * itemsize > 8  # erf in float64 has more numbers at hand than states
+    if registers <= 2:
         return Block(16, 16, 4, 2)
-    if words <= 3:
+    if registers <= 6 and not crowded:
         return Block(16, 16, 2, 2)
-    if words <= 6:
+    if registers <= 12:
         return Block(16, 16, 2, 1)
     return Block(16, 16, 1, 1)
 
@@ -103,7 +112,8 @@ class Variant:
 
     Attributes
     ----------
-    one_input : the first layer has exactly one input (and no bias), taken inline
+    bias : inputs of every other layer; of erf, whose bias is no input, whether there is one
+    one_input : the first layer has exactly one input, taken inline
     items : the first layer takes in items
     weighted : readout weights are staged with the features of their step
     pieces : the features of one step do not fit in shared memory, and are staged piece by piece
@@ -128,16 +138,16 @@ class Variant:
         return self.grid or self.every_step
 
 
-def make_variant(activation: str, dtype: np.dtype[Any], shape: Shape, block: Block) -> Variant:
+def make_variant(recursion: Recursion, dtype: np.dtype[Any], shape: Shape, block: Block) -> Variant:
     """The kernel for a shape."""
-    size = shape.features + int(shape.grid or shape.every_step)
+    size = shape.features + shape.outputs * int(shape.grid or shape.every_step)
     return Variant(
-        activation=activation,
+        activation=recursion.activation,
         dtype=dtype.name,
         block=block,
         depth=shape.depth,
         first_trained=shape.first_trained,
-        bias=shape.bias,
+        bias=int(recursion.bias) if recursion.activation == "erf" else shape.bias,
         one_input=shape.inputs == 1,
         items=shape.items,
         grid=shape.grid,
@@ -192,6 +202,7 @@ def _operations(dtype: str) -> Operations:
         absolute=_device(lambda x: abs(x)),
         copysign=_device(lambda x, y: math.copysign(x, y)),
         choose=_device(lambda condition, x, y: x if condition else y),
+        less=_device(lambda x, y: x < y),
     )
 
 
@@ -201,20 +212,14 @@ def _root(dtype: str) -> Callable[..., Any]:
     The correctly rounded instruction has a branch for rare numbers: at each branch the compiler
     loads the coefficients of the cell's polynomials again, and it does not mix the pairs of a
     thread, which then wait for each other. This one is Newton's method from the GPU's estimate of
-    the inverse root, which is good to single precision. Below ``least``, the square of an angle
+    the inverse root, which is good to single precision. Below ``LEAST``, the square of an angle
     that no sum notices, it comes out too small, and 0 stays 0.
     """
-    if simulated():
-        inverse_root = _simulated_inverse_root
-    else:
-        from numba.cuda import libdevice
-
-        inverse_root = libdevice.rsqrtf
-    single, number, double = np.float32, np.dtype(dtype).type, dtype == "float64"
-    least, half, three_halves = number(1e-36), number(0.5), number(1.5)
+    inverse_root, number, double = _inverse_root(), np.dtype(dtype).type, dtype == "float64"
+    least, half, three_halves = number(LEAST), number(0.5), number(1.5)
 
     def root(x: Any) -> Any:
-        y = number(inverse_root(single(max(x, least))))
+        y = number(inverse_root(np.float32(max(x, least))))
         if double:
             y *= three_halves - half * x * y * y
         value = x * y
@@ -222,6 +227,29 @@ def _root(dtype: str) -> Callable[..., Any]:
         return value
 
     return _device(root)
+
+
+def _root_for_erf(dtype: str) -> Callable[..., Any]:
+    """The square root for erf, which divides by it.
+
+    In float64 the argument may be as small as 1e-305, where `_root` has no estimate: the correctly
+    rounded instruction is used there. Where both sequences lack the step all features are 0, and so
+    is the argument; the root is then taken of a small number instead, and what follows is finite.
+    """
+    number = np.dtype(dtype).type
+    root = _root(dtype) if dtype == "float32" else _device(lambda x: math.sqrt(x))
+    least = number(LEAST if dtype == "float32" else 1e-306)
+    return _device(lambda x: root(max(x, least)))
+
+
+def _inverse_root() -> Callable[[Any], Any]:
+    """The GPU's estimate in single precision."""
+    if simulated():
+        return _simulated_inverse_root
+    from numba.cuda import libdevice
+
+    estimate: Callable[[Any], Any] = libdevice.rsqrtf
+    return estimate
 
 
 def _simulated_inverse_root(x: Any) -> Any:
@@ -245,6 +273,97 @@ def _each(count: int, body: Callable[..., None]) -> Callable[..., None]:
     return _device(run)
 
 
+def _layers(variant: Variant, pairs: Pairs) -> Layers:
+    """The device functions of the variant's activation."""
+    ops, dtype = _operations(variant.dtype), variant.dtype
+    if variant.activation != "erf":
+        return _angle_layers(variant, ops, pairs)
+    return erf_layers(
+        dtype,
+        ops._replace(sqrt=_root_for_erf(dtype)),
+        _device,
+        pairs,
+        depth=variant.depth,
+        first_trained=variant.first_trained,
+        signed=variant.one_input,
+        bias=bool(variant.bias),
+    )
+
+
+def _angle_layers(  # noqa: C901 - a closure of small functions, as compiled code needs them
+    variant: Variant, ops: Operations, pairs: Pairs
+) -> Layers:
+    """The device functions of relu and linear."""
+    number = np.dtype(variant.dtype).type
+    cell = MAKERS[variant.activation](number, ops, _device)
+    combine, combine_items, readout = cell.combine, cell.combine_items, cell.readout
+    covariance, tangent, distance, gain = cell.covariance, cell.tangent, cell.distance, cell.gain
+    same, unrelated = cell.same, cell.unrelated
+    count, row, column, row_pitch, column_pitch = pairs
+    depth, bias, first_trained = variant.depth, variant.bias, variant.first_trained
+    deep, top, zero = 2 * count, 2 * (depth - 1) * count, number(0)
+
+    @_device
+    def add_input(p: Any, sums: Any, x: Any, y: Any) -> None:
+        sums[p] += combine(x, y)
+
+    @_device
+    def add_item(p: Any, sums: Any, x: Any, y: Any, same: Any) -> None:
+        sums[p] += combine_items(x, y, same)
+
+    @_device
+    def start(p: Any, state: Any, alike: Any) -> None:
+        for layer in range(depth):
+            h = layer * deep + p
+            state[h] = same if alike else unrelated
+            state[h + count] = zero
+
+    @_device
+    def first(
+        p: Any, state: Any, sums: Any, rows: Any, i: Any, columns: Any, j: Any, between: Any
+    ) -> None:
+        a, b = rows[np.uint64(i + row(p))], columns[np.uint64(j + column(p))]
+        share = gain * a * b
+        value = sums[p] + share * state[p]
+        if distance:
+            value += combine(a, b)
+        if first_trained == 0:
+            state[p], state[p + count] = tangent(value, share * state[p + count])
+        else:
+            state[p] = covariance(value)
+
+    @_device
+    def upper(p: Any, layer: Any, state: Any, rows: Any, i: Any, columns: Any, j: Any) -> None:
+        x, y, h = i + row(p), j + column(p), layer * deep + p
+        g = h + count
+        a, b = rows[np.uint64(x)], columns[np.uint64(y)]
+        up, lift = rows[np.uint64(x + row_pitch)], columns[np.uint64(y + column_pitch)]
+        share, raised = gain * a * b, gain * up * lift
+        value = share * state[h]
+        if bias:
+            x, y = x + 2 * row_pitch, y + 2 * column_pitch
+            value += combine(rows[np.uint64(x)], columns[np.uint64(y)])
+        if distance:
+            value += combine(a, b)
+        value += raised * state[h - deep]
+        if distance:
+            value += combine(up, lift)
+        if layer >= first_trained:
+            carry = share * state[g]
+            if layer > first_trained:
+                carry += raised * state[g - deep]
+            state[h], state[g] = tangent(value, carry)
+        else:
+            state[h] = covariance(value)
+
+    @_device
+    def read(p: Any, state: Any, x: Any, y: Any) -> Any:
+        return x[0] * y[0] * readout(state[top + p], state[top + p + count])
+
+    maps = add_input, add_item, start, first, upper, read
+    return Layers(2, 1, 1, cell.unit, False, 0, 2 + bias, *maps)
+
+
 def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closures, as compiled code needs them
     """The kernel as a Python function, for ``cuda.jit`` to compile.
 
@@ -253,8 +372,9 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
     out : (rows, columns) values, from row ``top`` and column ``left`` of the sorted sequences
     add : whether values are added to ``out``
     four arrays of the rows, four of the columns : features (flat, ``size`` numbers a step), output
-        (steps,), first and lengths (n,), as in `rntk_dist.kernel.packed.Side`
-    size : numbers a step; the last is its readout weight if ``Variant.weighted``
+        (flat, the readout weights of each step), first and lengths (n,), as in
+        `rntk_dist.kernel.packed.Side`
+    size : numbers a step; the last are its readout weights if ``Variant.weighted``
     inputs : of the first layer
     chunk : steps that are staged at once; of a kernel by pieces, numbers of a step
     top, left : sorted number of the first row and column
@@ -263,18 +383,8 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
     """
     _load_cuda()
     number = np.dtype(variant.dtype).type
-    cell = MAKERS[variant.activation](number, _operations(variant.dtype), _device)
-    combine, covariance, tangent, readout = (
-        cell.combine,
-        cell.covariance,
-        cell.tangent,
-        cell.readout,
-    )
-    combine_items, items = cell.combine_items, variant.items
-    distance, gain, unit = cell.distance, cell.gain, cell.unit
-    same, unrelated, zero = cell.same, cell.unrelated, number(0)
-    block, depth, bias = variant.block, variant.depth, variant.bias
-    first_trained, one_input = variant.first_trained, variant.one_input
+    block, depth, items = variant.block, variant.depth, variant.items
+    one_input, zero = variant.one_input, number(0)
     by_pieces, weighted = variant.pieces, variant.weighted
     last_step, is_grid = variant.last_step, variant.grid
 
@@ -286,9 +396,27 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
     row_pitch, column_pitch = tall + 1, wide + 1
     places = block.places(np.dtype(number).itemsize)
     row_places, column_places = places * row_pitch, places * column_pitch
-    states = depth * pairs
-    top_layer = (depth - 1) * pairs
-    layer_size = 2 + bias
+
+    @_device
+    def row_of(p: Any) -> Any:
+        return p // across * threads_down
+
+    @_device
+    def column_of(p: Any) -> Any:
+        return p % across * threads_across
+
+    layers = _layers(variant, Pairs(pairs, row_of, column_of, row_pitch, column_pitch))
+    add_input, add_item, start, read = (
+        layers.add_input,
+        layers.add_item,
+        layers.start,
+        layers.read,
+    )
+    unit, outputs, summed = layers.unit, layers.outputs, layers.summed * pairs
+    signed, own, upper_size = layers.signed, layers.own, layers.upper_size
+    states = layers.words * depth * pairs
+    step_first, step_upper = _each(pairs, layers.first), _each(pairs, layers.upper)
+    weights_of = make_loader(outputs, _device)
 
     @_device
     def unsigned(index: Any) -> Any:
@@ -296,12 +424,21 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
 
     @_device
     def stage(
-        target: Any, pitch: Any, count: Any, side: Any, offset: Any, steps: Any, part: Any, n: Any
+        target: Any,
+        at: Any,
+        pitch: Any,
+        count: Any,
+        side: Any,
+        offset: Any,
+        steps: Any,
+        part: Any,
+        n: Any,
     ) -> None:
         """Copy ``n`` numbers of every sequence, from number ``part`` of one of its steps on.
 
-        The step is ``offset`` of a grid; otherwise sequences are taken to end at step ``steps``.
-        Numbers of steps that a sequence does not have are zero.
+        Their first is number ``at`` of those that are staged. The step is ``offset`` of a grid;
+        otherwise sequences are taken to end at step ``steps``. Numbers of steps that a sequence
+        does not have are zero.
         """
         features, first, length, size = side
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
@@ -313,11 +450,11 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
                 value = zero
                 if low <= e and e < high:
                     value = features[unsigned(start + e)]
-                target[unsigned(e * pitch + sequence)] = value
+                target[unsigned((at + e) * pitch + sequence)] = value
 
     @_device
-    def add_inputs(angle: Any, rows: Any, i: Any, columns: Any, j: Any, n: Any) -> None:
-        """Add ``n`` combined features to the angle of every pair."""
+    def add_inputs(sums: Any, rows: Any, i: Any, columns: Any, j: Any, n: Any) -> None:
+        """Add ``n`` inputs to the sums of every pair."""
         x = cuda.local.array(down, number)
         for k in range(n):
             for d in range(down):
@@ -325,125 +462,67 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
             for c in range(across):
                 y = columns[unsigned(j + k * column_pitch + c * threads_across)]
                 for d in range(down):
-                    angle[d * across + c] += combine(x[d], y)
+                    add_input(d * across + c, sums, x[d], y)
 
     @_device
-    def add_item(angle: Any, rows: Any, i: Any, columns: Any, j: Any) -> None:
-        """Add the item, whose weight and id are staged at i and j, to the angle of every pair."""
+    def add_items(sums: Any, rows: Any, i: Any, columns: Any, j: Any) -> None:
+        """Add the item, whose weight and id are staged at i and j, to the sums of every pair."""
         for d in range(down):
             at = i + d * threads_down
             x, item = rows[unsigned(at)], rows[unsigned(at + row_pitch)]
             for c in range(across):
                 at = j + c * threads_across
                 y, other = columns[unsigned(at)], columns[unsigned(at + column_pitch)]
-                angle[d * across + c] += combine_items(x, y, item == other)
+                add_item(d * across + c, sums, x, y, item == other)
 
     @_device
-    def advance_pair(
-        p: Any, layer: Any, h: Any, g: Any, angle: Any, a: Any, up: Any, b: Any, lift: Any
-    ) -> None:
-        """One step of one layer of pair ``p``, from the features of its row and its column."""
-        d, c = p // across, p % across
-        s = layer * pairs + p
-        share = gain * a[d] * b[c]
-        value = angle[p] + share * h[s]
-        carry = share * g[s]
-        if distance:
-            value += combine(a[d], b[c])
-        if layer > 0:
-            share = gain * up[d] * lift[c]
-            value += share * h[s - pairs]
-            if distance:
-                value += combine(up[d], lift[c])
-            if layer > first_trained:
-                carry += share * g[s - pairs]
-        if layer >= first_trained:
-            h[s], g[s] = tangent(value, carry)
-        else:
-            h[s] = covariance(value)
-
-    advance_pairs = _each(pairs, advance_pair)
-
-    @_device
-    def advance_layer(
-        layer: Any, h: Any, g: Any, angle: Any, rows: Any, i: Any, columns: Any, j: Any
-    ) -> None:
-        """One step of one layer, its features at i and j; ``angle`` holds what the inputs gave."""
-        a, up = cuda.local.array(down, number), cuda.local.array(down, number)
-        b, lift = cuda.local.array(across, number), cuda.local.array(across, number)
-        for d in range(down):
-            at = i + d * threads_down
-            a[d] = rows[unsigned(at)]
-            up[d] = rows[unsigned(at + row_pitch)] if layer > 0 else zero
-        for c in range(across):
-            at = j + c * threads_across
-            b[c] = columns[unsigned(at)]
-            lift[c] = columns[unsigned(at + column_pitch)] if layer > 0 else zero
-        advance_pairs(layer, h, g, angle, a, up, b, lift)
-
-    @_device
-    def clear(values: Any) -> None:
-        for p in range(pairs):
+    def clear(values: Any, n: Any) -> None:
+        for p in range(n):
             values[p] = zero
 
     @_device
-    def advance_upper(
-        k: Any, h: Any, g: Any, angle: Any, rows: Any, i: Any, columns: Any, j: Any
-    ) -> None:
+    def advance_upper(k: Any, state: Any, rows: Any, i: Any, columns: Any, j: Any) -> None:
         """One step of the layer ``k + 1``; the features of layer 1 are at i and j."""
-        y, x = i + k * layer_size * row_pitch, j + k * layer_size * column_pitch
-        clear(angle)
-        if bias:
-            add_inputs(angle, rows, y + 2 * row_pitch, columns, x + 2 * column_pitch, 1)
-        advance_layer(k + 1, h, g, angle, rows, y, columns, x)
+        y, x = i + k * upper_size * row_pitch, j + k * upper_size * column_pitch
+        step_upper(k + 1, state, rows, y, columns, x)
 
     advance_uppers = _each(depth - 1, advance_upper)
 
     @_device
-    def advance(h: Any, g: Any, rows: Any, i: Any, columns: Any, j: Any, inputs: Any) -> None:
+    def advance(state: Any, rows: Any, i: Any, columns: Any, j: Any, inputs: Any) -> None:
         """One step of all layers, every feature of the step being staged at i and j."""
-        angle = cuda.local.array(pairs, number)
+        sums = cuda.local.array(summed, number)
         n = 1 if one_input else inputs
-        clear(angle)
+        clear(sums, summed)
         if items:
-            add_item(angle, rows, i + row_pitch, columns, j + column_pitch)
+            add_items(sums, rows, i + row_pitch, columns, j + column_pitch)
             y, x = i + 3 * row_pitch, j + 3 * column_pitch
-            add_inputs(angle, rows, y, columns, x, n - 2)
-        else:
-            add_inputs(angle, rows, i + row_pitch, columns, j + column_pitch, n)
-        advance_layer(0, h, g, angle, rows, i, columns, j)
-        i += (1 + n) * row_pitch
-        j += (1 + n) * column_pitch
-        advance_uppers(h, g, angle, rows, i, columns, j)
+            add_inputs(sums, rows, y, columns, x, n - 2)
+        elif not signed:
+            add_inputs(sums, rows, i + row_pitch, columns, j + column_pitch, n)
+        step_first(state, sums, rows, i, columns, j, n)
+        i += (1 + n + own) * row_pitch
+        j += (1 + n + own) * column_pitch
+        advance_uppers(state, rows, i, columns, j)
 
     @_device
-    def add_readout(total: Any, h: Any, g: Any, rows: Any, i: Any, columns: Any, j: Any) -> None:
+    def add_readout(total: Any, state: Any, rows: Any, i: Any, columns: Any, j: Any) -> None:
         """Add the value of one step, its readout weights being staged at i and j."""
-        for d in range(down):
-            weight = rows[unsigned(i + d * threads_down)]
-            for c in range(across):
-                p = d * across + c
-                product = weight * columns[unsigned(j + c * threads_across)]
-                total[p] += product * readout(h[top_layer + p], g[top_layer + p])
+        for p in range(pairs):
+            x = weights_of(rows, i + row_of(p), row_pitch)
+            y = weights_of(columns, j + column_of(p), column_pitch)
+            total[p] += read(p, state, x, y)
 
     @_device
-    def start(p: Any, common: Any, h: Any, g: Any) -> None:
-        """Put a pair at its start: one common state, or uncorrelated ones."""
-        for layer in range(depth):
-            h[layer * pairs + p] = same if common else unrelated
-            g[layer * pairs + p] = zero
-
-    @_device
-    def start_all(where: Any, h: Any, g: Any) -> None:
+    def start_all(where: Any, state: Any) -> None:
         """Start all pairs. ``where`` is ``common`` (see above) and the thread's row and column."""
         common, row, column = where
-        for d in range(down):
-            for c in range(across):
-                equal = row + d * threads_down == column + c * threads_across
-                start(d * across + c, common == 1 or (common == 2 and equal), h, g)
+        for p in range(pairs):
+            equal = row + row_of(p) == column + column_of(p)
+            start(p, state, common == 1 or (common == 2 and equal))
 
     @_device
-    def start_at(back: Any, where: Any, heights: Any, widths: Any, h: Any, g: Any) -> None:
+    def start_at(back: Any, where: Any, heights: Any, widths: Any, state: Any) -> None:
         """Start the pairs whose first common step is ``back`` steps before the end."""
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         common, row, column = where
@@ -454,65 +533,72 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
                 if min(height, width) - 1 == back:
                     equal = row + d * threads_down == column + c * threads_across
                     alike = height == width and (common == 1 or (common == 2 and equal))
-                    start(d * across + c, alike, h, g)
+                    start(d * across + c, state, alike)
+
+    @_device
+    def stage_at(
+        at: Any, stages: Any, sides: Any, offsets: Any, steps: Any, part: Any, n: Any
+    ) -> None:
+        """Stage ``n`` numbers of all rows and columns; their first is staged number ``at``."""
+        stage(stages[0], at, row_pitch, tall, sides[0], offsets[0], steps, part, n)
+        stage(stages[1], at, column_pitch, wide, sides[1], offsets[1], steps, part, n)
 
     @_device
     def stage_both(stages: Any, sides: Any, offsets: Any, steps: Any, part: Any, n: Any) -> None:
         """Stage ``n`` numbers of all rows and columns, when nobody reads the last ones any more."""
         cuda.syncthreads()
-        stage(stages[0], row_pitch, tall, sides[0], offsets[0], steps, part, n)
-        stage(stages[1], column_pitch, wide, sides[1], offsets[1], steps, part, n)
+        stage_at(0, stages, sides, offsets, steps, part, n)
+        cuda.syncthreads()
+
+    @_device
+    def stage_around(
+        stages: Any, sides: Any, offsets: Any, steps: Any, inputs: Any, kept: Any
+    ) -> None:
+        """Stage the features of the first layer, but of its ``inputs`` only the first ``kept``."""
+        cuda.syncthreads()
+        stage_at(0, stages, sides, offsets, steps, 0, 1 + kept)
+        if own:
+            stage_at(1 + kept, stages, sides, offsets, steps, 1 + inputs, own)
         cuda.syncthreads()
 
     @_device
     def advance_upper_staged(
-        k: Any,
-        h: Any,
-        g: Any,
-        angle: Any,
-        stages: Any,
-        sides: Any,
-        offsets: Any,
-        steps: Any,
-        at: Any,
+        k: Any, state: Any, stages: Any, sides: Any, offsets: Any, steps: Any, at: Any
     ) -> None:
         """One step of the layer ``k + 1``, staged first; layer 1 begins at number ``at``."""
         i, j = cuda.threadIdx.y, cuda.threadIdx.x
-        stage_both(stages, sides, offsets, steps, at + k * layer_size, layer_size)
-        clear(angle)
-        if bias:
-            add_inputs(angle, stages[0], i + 2 * row_pitch, stages[1], j + 2 * column_pitch, 1)
-        advance_layer(k + 1, h, g, angle, stages[0], i, stages[1], j)
+        stage_both(stages, sides, offsets, steps, at + k * upper_size, upper_size)
+        step_upper(k + 1, state, stages[0], i, stages[1], j)
 
     advance_uppers_staged = _each(depth - 1, advance_upper_staged)
 
     @_device
     def advance_by_pieces(
-        h: Any, g: Any, stages: Any, sides: Any, offsets: Any, steps: Any, inputs: Any
+        state: Any, stages: Any, sides: Any, offsets: Any, steps: Any, inputs: Any
     ) -> None:
         """One step of all layers, its features staged a piece at a time."""
         i, j = cuda.threadIdx.y, cuda.threadIdx.x
-        angle = cuda.local.array(pairs, number)
-        clear(angle)
-        k = 0
+        sums = cuda.local.array(summed, number)
+        clear(sums, summed)
+        kept = inputs if signed else 0
+        k = kept
         if items:
             stage_both(stages, sides, offsets, steps, 1, 2)
-            add_item(angle, stages[0], i, stages[1], j)
+            add_items(sums, stages[0], i, stages[1], j)
             k = 2
         while k < inputs:
             n = min(places, inputs - k)
             stage_both(stages, sides, offsets, steps, 1 + k, n)
-            add_inputs(angle, stages[0], i, stages[1], j, n)
+            add_inputs(sums, stages[0], i, stages[1], j, n)
             k += n
-        stage_both(stages, sides, offsets, steps, 0, 1)
-        advance_layer(0, h, g, angle, stages[0], i, stages[1], j)
-        advance_uppers_staged(h, g, angle, stages, sides, offsets, steps, 1 + inputs)
+        stage_around(stages, sides, offsets, steps, inputs, kept)
+        step_first(state, sums, stages[0], i, stages[1], j, kept)
+        advance_uppers_staged(state, stages, sides, offsets, steps, 1 + inputs + own)
 
     @_device
     def sweep(
         total: Any,
-        h: Any,
-        g: Any,
+        state: Any,
         stages: Any,
         sides: Any,
         ahead: Any,
@@ -527,7 +613,7 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
         Pairs start on the way where fewer than ``settled`` steps are not left yet.
         """
         size, inputs, chunk = sizes
-        weight = size - 1
+        weight = size - outputs
         done = 0
         while done < steps:
             offsets = (ahead + done, behind + done)
@@ -538,38 +624,36 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
             for s in range(count):
                 back = steps - 1 - done - s
                 if not is_grid and back >= settled - 1:
-                    start_at(back, where, sides[0][2], sides[1][2], h, g)
+                    start_at(back, where, sides[0][2], sides[1][2], state)
                 if by_pieces:
-                    advance_by_pieces(h, g, stages, sides, offsets, steps, inputs)
+                    advance_by_pieces(state, stages, sides, offsets, steps, inputs)
                     if weighted:
-                        stage_both(stages, sides, offsets, steps, weight, 1)
-                        add_readout(total, h, g, stages[0], i, stages[1], j)
+                        stage_both(stages, sides, offsets, steps, weight, outputs)
+                        add_readout(total, state, stages[0], i, stages[1], j)
                 else:
-                    advance(h, g, stages[0], i, stages[1], j, inputs)
+                    advance(state, stages[0], i, stages[1], j, inputs)
                     if weighted:
                         y, x = i + weight * row_pitch, j + weight * column_pitch
-                        add_readout(total, h, g, stages[0], y, stages[1], x)
+                        add_readout(total, state, stages[0], y, stages[1], x)
                     i += size * row_pitch
                     j += size * column_pitch
             done += count
 
     @_device
-    def sweep_grid(
-        total: Any, h: Any, g: Any, stages: Any, sides: Any, sizes: Any, where: Any
-    ) -> None:
+    def sweep_grid(total: Any, state: Any, stages: Any, sides: Any, sizes: Any, where: Any) -> None:
         """Walk all diagonals; +lag and -lag in pairs: the sum is symmetric to the last bit."""
         plus, minus = cuda.local.array(pairs, number), cuda.local.array(pairs, number)
         height, width = sides[0][2][0], sides[1][2][0]
-        start_all(where, h, g)
-        sweep(total, h, g, stages, sides, 0, 0, min(height, width), 0, sizes, where)
+        start_all(where, state)
+        sweep(total, state, stages, sides, 0, 0, min(height, width), 0, sizes, where)
         never = (0, where[1], where[2])  # off the main diagonal no pair starts at both first steps
         for lag in range(1, max(height, width)):
-            clear(plus)
-            clear(minus)
-            start_all(never, h, g)
-            sweep(plus, h, g, stages, sides, lag, 0, min(height - lag, width), 0, sizes, where)
-            start_all(never, h, g)
-            sweep(minus, h, g, stages, sides, 0, lag, min(height, width - lag), 0, sizes, where)
+            clear(plus, pairs)
+            clear(minus, pairs)
+            start_all(never, state)
+            sweep(plus, state, stages, sides, lag, 0, min(height - lag, width), 0, sizes, where)
+            start_all(never, state)
+            sweep(minus, state, stages, sides, 0, lag, min(height, width - lag), 0, sizes, where)
             for p in range(pairs):
                 total[p] += plus[p] + minus[p]
 
@@ -625,18 +709,15 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
         )
         where = (common, top + above + ty, left + before + tx)
         sizes = (size, inputs, chunk)
-        h, g = cuda.local.array(states, number), cuda.local.array(states, number)
-        total = cuda.local.array(pairs, number)
-        clear(total)
-        for s in range(states):
-            h[s] = zero
-            g[s] = zero
+        state, total = cuda.local.array(states, number), cuda.local.array(pairs, number)
+        clear(total, pairs)
+        clear(state, states)
         if is_grid:
-            sweep_grid(total, h, g, stages, sides, sizes, where)
+            sweep_grid(total, state, stages, sides, sizes, where)
         else:
             steps = min(heights[0], widths[0])
             settled = min(heights[row_count - 1], widths[column_count - 1])
-            sweep(total, h, g, stages, sides, 0, 0, steps, settled, sizes, where)
+            sweep(total, state, stages, sides, 0, 0, steps, settled, sizes, where)
         for d in range(down):
             for c in range(across):
                 r, q = ty + d * threads_down, tx + c * threads_across
@@ -644,12 +725,14 @@ def make_kernel(variant: Variant) -> Callable[..., None]:  # noqa: C901 - closur
                     p = d * across + c
                     value = total[p]
                     if last_step:
-                        weight = row_output[row_begins[r] + heights[r] - 1]
-                        weight *= column_output[column_begins[q] + widths[q] - 1]
-                        value += weight * readout(h[top_layer + p], g[top_layer + p])
+                        x = weights_of(row_output, (row_begins[r] + heights[r] - 1) * outputs, 1)
+                        y = weights_of(
+                            column_output, (column_begins[q] + widths[q] - 1) * outputs, 1
+                        )
+                        value += read(p, state, x, y)
                     value *= unit
-                    y, x = above + r, before + q
-                    out[y, x] = out[y, x] + value if add else value
+                    at = (above + r, before + q)
+                    out[at] = out[at] + value if add else value
 
     return kernel
 
@@ -914,10 +997,10 @@ def make_sweeps(
     for row, column in zip(rows.directions, other.directions, strict=True):
         shape, dtype = make_shape(recursion, row), np.dtype(row.output.dtype)
         chosen = block or block_for(shape, dtype.itemsize)
-        variant = make_variant(recursion.activation, dtype, shape, chosen)
+        variant = make_variant(recursion, dtype, shape, chosen)
         row_side = _device_side(row, rows, variant, xp)
         column_side = row_side if columns is None else _device_side(column, other, variant, xp)
-        size = shape.features + int(variant.weighted)
+        size = shape.features + shape.outputs * int(variant.weighted)
         sweeps.append(
             Sweep(
                 kernel=_compiled(variant),
@@ -937,9 +1020,10 @@ def _device_side(
 ) -> tuple[Array, Array, Array, Array]:
     """One direction of a slab as the kernel takes it: `packed.make_side` in arrays of ``xp``."""
     features = step_features(direction, weighted=variant.weighted, xp=xp)
+    output = xp.ascontiguousarray(direction.output.T).reshape(-1)
     order = slab.longest_first()
     first, lengths = xp.asarray(slab.first[order]), xp.asarray(slab.lengths[order])
-    return features, direction.output, first, lengths
+    return features, output, first, lengths
 
 
 def device_tile_values(

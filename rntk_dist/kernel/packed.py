@@ -3,7 +3,8 @@
 A compiled loop, on a CPU or a GPU, takes a slab as a `Side` and the run-time facts of a sweep as a
 `Shape`. The features of one step are, in this order: of the first layer the recurrent share, then
 the inputs (of items the weight and the id, then the bias); of every other layer the recurrent
-share, the share of the layer below, then the bias if there is one.
+share, the share of the layer below, then the bias if there is one. What else the activation needs
+of a step follows in each layer.
 """
 
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Shape(NamedTuple):
         both is read twice
     shared_start : whether different sequences start from one hidden state
     items : whether the first two inputs are an item's weight and its id
+    outputs : weights of a step in the readout
     """
 
     features: int
@@ -46,6 +48,7 @@ class Shape(NamedTuple):
     last_step: bool
     shared_start: bool
     items: bool = False
+    outputs: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Side:
     Attributes
     ----------
     features : flat, ``Shape.features`` numbers a step
-    output : (steps,) weight of each step in the readout
+    output : flat, ``Shape.outputs`` weights of each step in the readout
     first : (n,) each sequence's first step, a row of ``features``
     lengths : (n,) steps of each sequence
     """
@@ -73,14 +76,15 @@ class Side:
 def make_side(direction: Direction, slab: Slab, order: NDArray[np.int64]) -> Side:
     """One direction of a slab, its sequences in the given order, its features side by side."""
     features = step_features(direction)
-    return Side(features, direction.output, slab.first[order], slab.lengths[order])
+    output = np.ascontiguousarray(direction.output.T).reshape(-1)
+    return Side(features, output, slab.first[order], slab.lengths[order])
 
 
 def step_features(direction: Direction, *, weighted: bool = False, xp: Any = np) -> Array:
-    """The features of all steps, flat, as arrays of ``xp``; the readout weight last if wanted."""
+    """The features of all steps, flat, as arrays of ``xp``; the readout weights last if wanted."""
     parts = [part for layer in direction.layers for part in layer.numbers()]
     if weighted:
-        parts.append(direction.output[None])
+        parts.append(direction.output)
     flat: Array = xp.ascontiguousarray(xp.concatenate(parts).T).reshape(-1)
     return flat
 
@@ -99,6 +103,7 @@ def make_shape(recursion: Recursion, direction: Direction) -> Shape:
         every_step=recursion.readout in ("per_step", "diagonal_authors"),
         last_step=recursion.readout in ("last", "diagonal_authors"),
         shared_start=recursion.shared_start,
+        outputs=len(direction.output),
     )
 
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from rntk_dist.kernel import sensitivity
 from rntk_dist.kernel.arrays import Recursion, diagonal_values
 from rntk_dist.kernel.backends import tile_function
+from rntk_dist.kernel.number_types import tile_values_in
+from rntk_dist.kernel.scaled import Float64
 from rntk_dist.kernel.scaling import scale_block
-from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Float64, Slab, make_slabs, stacked
+from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Slab, make_slabs, stacked
 from rntk_dist.markup import card, facts, strong
 from rntk_dist.sequences import ItemIds, Sequences
 
@@ -141,7 +143,8 @@ class RNTK:
         Raises
         ------
         OverflowError
-            If a value exceeds the number type, naming the sequences.
+            If a value leaves the range of the number type, upwards or downwards, naming the
+            sequences.
         ValueError
             If the inputs are unusable, or of different feature counts.
         """
@@ -179,7 +182,8 @@ class RNTK:
             ``|| d k(x, y) / d x_t ||``, exact (a reverse sweep through the recursion), in float64.
         """
         gradient = sensitivity.gradient(self, _single(x, "x"), _single(y, "y"), kind)
-        norms: Float64 = np.sqrt((gradient**2).sum(axis=1))
+        peak = np.abs(gradient).max() or 1.0  # squares of what is near 1 stay within float64
+        norms: Float64 = peak * np.sqrt(((gradient / peak) ** 2).sum(axis=1))
         return norms
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,6 +218,7 @@ class RNTK:
             self.frozen_layers,
             kind == "ntk" and self.frozen_layers < self.depth,
             self.initial_state == "shared",
+            self.sigma_b > 0,
         )
 
     def check_sequences(self, rows: Sequences, columns: Sequences | None) -> None:
@@ -276,20 +281,23 @@ class RNTK:
         backend: Backend,
     ) -> NDArray[Any]:
         """As `compare`, in units of the products of the sequences' `factor`; without diagonal."""
-
-        def cast(array: NDArray[Any]) -> NDArray[Any]:
-            return array.astype(dtype, copy=False)
-
-        for side in (rows, columns):
-            if side is not None:
-                _refuse_rounded_ids(side.slab, dtype)
-        row = rows.slab.transfer(cast)
-        column = None if columns is None else columns.slab.transfer(cast)
-        return tile_function(backend)(self.recursion(kind), row, column)
+        other = rows if columns is None else columns
+        if not self.normalize:
+            _refuse_small(rows.slab, other.slab, dtype)
+        for side in (rows, other):
+            _refuse_rounded_ids(side.slab, dtype)
+        return tile_values_in(
+            dtype,
+            tile_function(backend),
+            self.recursion(kind),
+            rows.slab,
+            None if columns is None else columns.slab,
+        )
 
     def factor(self, side: "Prepared") -> Float64:
         """What turns relative values into kernel values, (n,): a factor for each sequence."""
         if not self.normalize:
+            _refuse_infinite(side.slab)
             return side.slab.scale
         root = np.sqrt(side.known())
         return np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
@@ -301,6 +309,7 @@ class RNTK:
                 exact = (factor > 0).astype(np.float64)
             else:
                 exact = side.known() * factor**2
+                _refuse_small_self(exact, side.slab, dtype)
             values: NDArray[Any] = exact.astype(dtype)
         _refuse_overflow(values, side.slab, side.slab)
         return values
@@ -339,7 +348,7 @@ def prepared(
     ``with_self``: with their self values, which kernels that normalise have in any case. Steps of
     all kernels are taken together. Raises OverflowError as `variances.make_slabs`.
     """
-    slabs = make_slabs(kernels, sequences)
+    slabs = make_slabs(kernels, sequences, kind)
     if not (with_self or any(kernel.normalize for kernel in kernels)):
         return [Prepared(slab, None) for slab in slabs]
     values = diagonal_values(kernels[0].recursion(kind), stacked(slabs))
@@ -364,10 +373,54 @@ def _refuse_overflow(values: NDArray[Any], rows: Slab, columns: Slab) -> None:
     i, j = int(where[0]), int(where[-1])
     remedy = ", or dtype float64" if values.dtype == np.float32 else ""
     raise OverflowError(
-        f"the kernel of sequence {i} (length {rows.lengths[i]}) and sequence {j} (length "
-        f"{columns.lengths[j]}) exceeds {values.dtype}: normalise the inputs, use a smaller "
-        f"sigma_w, normalize=True{remedy}"
+        f"the kernel of {_named(rows, i)} and {_named(columns, j)} exceeds {values.dtype}: "
+        f"normalise the inputs, use a smaller sigma_w, normalize=True{remedy}"
     )
+
+
+def _refuse_infinite(slab: Slab) -> None:
+    beyond = np.flatnonzero(np.isinf(slab.scale))
+    if len(beyond):
+        raise OverflowError(
+            f"the kernel of {_named(slab, beyond[0])} with itself exceeds float64: normalise the "
+            "inputs, use a smaller sigma_w or normalize=True"
+        )
+
+
+def _refuse_small(rows: Slab, columns: Slab, dtype: np.dtype[Any]) -> None:
+    """Refuse pairs whose values the number type cannot hold with all its digits, or takes for 0."""
+    i, j = _smallest(rows), _smallest(columns)
+    if i is None or j is None or rows.scale[i] * columns.scale[j] >= np.finfo(dtype).tiny:
+        return
+    raise OverflowError(
+        f"the kernel of {_named(rows, i)} and {_named(columns, j)} is below the smallest {dtype} "
+        f"number, {np.finfo(dtype).tiny:.2g}: {_remedy_for_small(dtype)}"
+    )
+
+
+def _refuse_small_self(values: Float64, slab: Slab, dtype: np.dtype[Any]) -> None:
+    small = np.flatnonzero((slab.scale > 0) & (values < np.finfo(dtype).tiny))
+    if len(small):
+        raise OverflowError(
+            f"the kernel of {_named(slab, small[0])} with itself is below the smallest {dtype} "
+            f"number, {np.finfo(dtype).tiny:.2g}: {_remedy_for_small(dtype)}"
+        )
+
+
+def _remedy_for_small(dtype: np.dtype[Any]) -> str:
+    wider = ", or dtype float64" if dtype == np.float32 else ""
+    return f"scale the inputs up, use a larger sigma_w, sigma_b or sigma_v, normalize=True{wider}"
+
+
+def _smallest(slab: Slab) -> int | None:
+    """The sequence of the smallest scale that is not 0."""
+    scale = np.where(slab.scale > 0, slab.scale, np.inf)
+    at = int(scale.argmin())
+    return at if np.isfinite(scale[at]) else None
+
+
+def _named(slab: Slab, index: Any) -> str:
+    return f"sequence {index} (length {slab.lengths[index]})"
 
 
 def check_run_options(kind: str, dtype: Any, backend: str) -> np.dtype[Any]:

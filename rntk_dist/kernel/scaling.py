@@ -20,11 +20,22 @@ def scale_block(values: Array, rows: Float64, columns: Float64) -> None:
     with np.errstate(over="ignore"):  # refused by the caller, with the sequences' names
         for i in range(0, len(values), STRIPE):
             stripe = values[i : i + STRIPE]
-            stripe[...] = stripe * (rows[i : i + STRIPE, None] * columns)
+            stripe[...] = _scaled(stripe, rows[i : i + STRIPE, None], columns)
 
 
 def scaled_entries(values: Array, rows: Float64, columns: Float64) -> Array:
     """``values * rows * columns`` of single entries, all (c,), in the dtype of the values."""
     with np.errstate(over="ignore"):
-        scaled: Array = (values * (rows * columns)).astype(values.dtype)
+        scaled: Array = _scaled(values, rows, columns).astype(values.dtype)
+    return scaled
+
+
+def _scaled(values: Array, rows: Float64, columns: Float64) -> Array:
+    """The products; infinite only where the whole product is."""
+    both = rows * columns
+    beyond = np.isinf(both)
+    if beyond.any():
+        both = np.where(beyond, 1.0, both)
+        return np.where(beyond, (values * rows) * columns, values * both)
+    scaled: Array = values * both
     return scaled

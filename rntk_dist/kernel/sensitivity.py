@@ -1,30 +1,41 @@
 """Gradients of a sum of kernel values with respect to the one sequence that all compare.
 
 A kernel machine decides by ``sum_j weights[j] k(x, y_j)``; of one pair the sum is the kernel. The
-forward sweep is the recursion of `rntk_dist.kernel.cell`, here with all needed diagonals of the
-(t, t') grids of x with each y side by side; it is kept, and walked back from the readout to the
-features, and from the features through the variances to the inputs. Names ending in ``_bar`` are
-derivatives of the sum with respect to the quantity before the underscore.
+forward sweep gives every pair's states, with all needed diagonals of the (t, t') grids of x with
+each y side by side. Walked back are the recursions as they stand on paper, in covariances:
 
-relu's tangent kernel has a kink where a pair's angle is exactly 0 or pi; the derivative of the
-angle is taken as 0 there, the mean of the two sides.
+    k = m + sigma_b^2 + sigma_u^2 <x, y>/m or sigma_u^2 V(below),    m = sigma_w^2 V(before)
+    Theta = k + sigma_w^2 V' Theta (before) + sigma_u^2 V' Theta (below)
+    value = sum of sigma_v^2 (V + V' Theta)
+
+with V and V' functions of k and both variances q, q'. Names ending in ``_bar`` are derivatives of
+the sum with respect to the quantity before the underscore.
+
+What k and q bring to the gradient of one input cancels where the inputs are large, or the sequences
+near. So both are taken together: of V and V' the derivatives along x are multiples of
+
+    G = q y - k x,      E = k y - q' x
+
+in which the products of inputs cancel on paper, and the rest is a sum of differences.
+
+**Kinks.** The tangent kernel of relu has a kink where a pair's angle is exactly 0 or pi. There the
+derivative of the angle counts as 0, the mean of both sides, and all else counts as it is. Every
+kernel of relu has a kink in the first steps of x as long as they are 0, if there is neither a bias
+nor an initial state. There the whole derivative of that network's part counts as 0. erf and linear
+have no kinks.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rntk_dist.kernel.arrays import Recursion, cell_for
-from rntk_dist.kernel.cell import Cell
-from rntk_dist.kernel.variances import (
-    NORMS,
-    READOUT_POWER,
-    Direction,
-    Float64,
-    make_direction,
-)
+from rntk_dist.kernel.arrays import cell_for, erf_cell_for
+from rntk_dist.kernel.cell import UNSEEN
+from rntk_dist.kernel.scaled import Float64, divided
+from rntk_dist.kernel.variances import NORMS, READOUT_POWER, Weighted, weighted
 from rntk_dist.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -51,6 +62,16 @@ def gradient(
     """
     for side in (x, y):
         side.require_numbers("a gradient")
+    power = _power(kernel, x, y)
+    if power:
+        # All of these times a number multiply the kernel by its square, or leave a normalised one.
+        smaller = replace(
+            kernel,
+            sigma_b=math.ldexp(kernel.sigma_b, -power),
+            sigma_h=math.ldexp(kernel.sigma_h, -power),
+        )
+        found = gradient(smaller, _shifted(x, -power), _shifted(y, -power), kind, weights)
+        return _refuse_infinite(np.ldexp(found, -power if kernel.normalize else power), x, y)
     given = np.ones(len(y)) if weights is None else weights
     if not kernel.normalize:
         return _value_and_gradient(kernel, x, y, given, kind, same=False)[1]
@@ -65,6 +86,28 @@ def gradient(
     return normalized
 
 
+def _power(kernel: "RNTK", x: Sequences, y: Sequences) -> int:
+    """The power of two of inputs, bias and start that are too large or small to multiply; or 0."""
+    if kernel.activation == "erf":
+        return 0
+    largest = max(np.abs(x.values).max(), np.abs(y.values).max(), kernel.sigma_b, kernel.sigma_h)
+    power = math.frexp(float(largest))[1]
+    return power if abs(power) > USUAL else 0
+
+
+def _shifted(sequences: Sequences, power: int) -> Sequences:
+    return replace(sequences, values=np.ldexp(sequences.values.astype(np.float64), power))
+
+
+def _refuse_infinite(gradient: Float64, x: Sequences, y: Sequences) -> Float64:
+    if not np.isfinite(gradient).all():
+        raise OverflowError(
+            f"the kernel's gradient exceeds float64 (lengths {x.lengths[0]} and "
+            f"{y.lengths.max()}): normalise the inputs, or use a smaller sigma_w"
+        )
+    return gradient
+
+
 def _value_and_gradient(
     kernel: "RNTK", x: Sequences, y: Sequences, weights: Float64, kind: "Kind", *, same: bool
 ) -> tuple[float, Float64]:
@@ -75,26 +118,16 @@ def _value_and_gradient(
             kernel, x.reversed(), y.reversed(), weights, kind, same
         )
         value, x_bar = value + backward, x_bar + reversed_bar[::-1]
-    if not (np.isfinite(value) and np.isfinite(x_bar).all()):
-        raise OverflowError(
-            f"the kernel's gradient exceeds float64 (lengths {x.lengths[0]} and "
-            f"{y.lengths.max()}): normalise the inputs, or use a smaller sigma_w"
-        )
-    return value, x_bar
+    return value, _refuse_infinite(x_bar + 0 * value, x, y)
 
 
 def _one_network(
     kernel: "RNTK", x: Sequences, y: Sequences, weights: Float64, kind: "Kind", same: bool
 ) -> tuple[float, Float64]:
-    row, variances = make_direction(kernel, x)
-    column, _ = make_direction(kernel, y)
-    recursion = kernel.recursion(kind)
     diagonals = _Diagonals.needed(kernel.readout, len(x.values), y, weights)
-    grid = _Grid(recursion, row, column, diagonals, same_start=same or recursion.shared_start)
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller
-        grid.forward()
-        value, bars = grid.backward(diagonals.weights)
-        return value, _through_variances(kernel, x.values, row, variances, bars)
+        grid = _Grid(kernel, kind, x, y, diagonals, same=same)
+        return grid.value(), grid.gradient()
 
 
 @dataclass(frozen=True)
@@ -135,14 +168,57 @@ class _Diagonals:
         return places
 
 
-@dataclass(frozen=True)
-class _Bars:
-    """Derivatives of the value with respect to the features of x, laid out as they are."""
+USUAL = 100
+"""Powers of two within which numbers are multiplied as they are."""
 
-    recurrent: Float64
-    below: Float64
-    inputs: tuple[Float64, ...]
-    output: Float64
+NO_ANGLE = 1e-30
+"""Haversines below this are the rounding of sequences that are multiples of each other."""
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One network's view of packed sequences, as plain numbers, (depth, steps).
+
+    Attributes
+    ----------
+    made : the features
+    memory : roots of the parts of q that come from the step before
+    root : S
+    q : variances
+    size : their roots, which float64 holds where it does not hold q
+    """
+
+    made: Weighted
+    memory: Float64
+    root: Float64
+    q: Float64
+    size: Float64
+
+    @classmethod
+    def of(cls, kernel: "RNTK", sequences: Sequences, kind: str) -> "_Side":
+        made = weighted([kernel], sequences, kind, with_steps=True)[0]
+        memory = np.array([step.memory.plain() for step in made.steps])
+        root = np.array([step.root.plain() for step in made.steps])
+        q = np.array([step.q.plain() for step in made.steps])
+        return cls(made, memory, root, q, np.array([step.q.root().plain() for step in made.steps]))
+
+
+@dataclass(frozen=True)
+class _Duals:
+    """V, V' and what their derivatives need, at one cell of every diagonal, (d,).
+
+    Attributes
+    ----------
+    lack : (1 - r)/2 with r = V / (S S'), with all its digits where it is small
+    share : r
+    slope : V'
+    sine : of relu the sine of the angle; otherwise 1
+    """
+
+    lack: Float64
+    share: Float64
+    slope: Float64
+    sine: Float64
 
 
 class _Grid:
@@ -150,153 +226,270 @@ class _Grid:
 
     def __init__(
         self,
-        recursion: Recursion,
-        row: Direction,
-        column: Direction,
+        kernel: "RNTK",
+        kind: "Kind",
+        x: Sequences,
+        y: Sequences,
         diagonals: _Diagonals,
         *,
-        same_start: bool,
+        same: bool,
     ) -> None:
-        self.recursion, self.row, self.column = recursion, row, column
-        self.cell: Cell = cell_for(recursion.activation, "float64", np)
-        self.sign = -1.0 if self.cell.distance else 1.0
-        self.depth, self.steps = len(row.layers), len(row.output)
-        lags = diagonals.lags
-        shape = (self.depth, self.steps, len(lags))
-        self.h, self.g, self.angle, self.carry = (np.zeros(shape) for _ in range(4))
-        t = np.arange(self.steps)[:, None]
+        self.kernel, self.diagonals = kernel, diagonals
+        self.frozen = kernel.frozen_layers if kind == "ntk" else kernel.depth
+        self.inputs = x.values.astype(np.float64), y.values.astype(np.float64)
+        self.row, self.column = _Side.of(kernel, x, kind), _Side.of(kernel, y, kind)
+        self.depth, self.steps = kernel.depth, len(x.values)
+        t, lags = np.arange(self.steps)[:, None], diagonals.lags
         self.at_column = diagonals.columns(t)
         self.starts = (t == 0) | (t <= lags)
-        common = same_start & (t == 0) & (lags == 0)
-        self.start_h = np.where(common, self.cell.same, self.cell.unrelated)
+        shared = same or kernel.initial_state == "shared"
+        common = shared & (t == 0) & (lags == 0)
+        self.start_lack = np.where(common, 0.0, 0.5)
+        shape = (self.depth, self.steps, len(lags))
+        self.lack, self.share, self.slope, self.sine = (np.zeros(shape) for _ in range(4))
+        self.k, self.theta = np.zeros(shape), np.zeros(shape)
+        self._forward()
 
-    def tangent(self, k: int) -> bool:
-        """Whether layer k has a tangent part."""
-        return self.recursion.tangent and k >= self.recursion.frozen
+    # -- forward -----------------------------------------------------------------------------------
 
-    def before(self, k: int, t: int) -> tuple[Float64, Float64]:
-        """The state (h, g) of layer k one step before t, on every diagonal."""
-        start = self.starts[t]
-        h = np.where(start, self.start_h[t], self.h[k, t - 1])
-        return h, np.where(start, 0.0, self.g[k, t - 1])
-
-    def forward(self) -> None:
-        """Fill h, g, angle and carry."""
+    def _forward(self) -> None:
+        duals = _ErfDuals(self) if self.kernel.activation == "erf" else _AngleDuals(self)
         for t in range(self.steps):
-            for k in range(self.depth):
-                angle, carry = self._advance(k, t)
-                self.angle[k, t], self.carry[k, t] = angle, carry
-                if self.tangent(k):
-                    self.h[k, t], self.g[k, t] = self.cell.tangent(angle, carry)
-                else:
-                    self.h[k, t] = self.cell.covariance(angle)
+            for layer in range(self.depth):
+                found = duals.at(layer, t)
+                self.lack[layer, t], self.share[layer, t] = found.lack, found.share
+                self.slope[layer, t], self.sine[layer, t] = found.slope, found.sine
+                self.k[layer, t] = self.covariance(layer, t)
+                if layer >= self.frozen:
+                    self.theta[layer, t] = self._tangent(layer, t)
 
-    def _advance(self, k: int, t: int) -> tuple[Float64, Float64]:
-        row, column, at = self.row.layers[k], self.column.layers[k], self.at_column[t]
-        h, g = self.before(k, t)
-        angle, carry = self._share(row.recurrent[t], column.recurrent[at], h, g)
-        if row.below is not None and column.below is not None:
-            from_below = self._share(
-                row.below[t], column.below[at], self.h[k - 1, t], self.g[k - 1, t]
-            )
-            angle, carry = angle + from_below[0], carry + from_below[1]
-        for a, b in zip(row.inputs, column.inputs, strict=True):
-            angle += self.cell.combine(a[t], b[at])
-        return angle, carry
+    def before(self, layer: int, t: int) -> tuple[Float64, Float64]:
+        """`_Duals.lack` and `_Duals.share` of a layer one step before t, on every diagonal."""
+        start, lack = self.starts[t], self.start_lack[t]
+        share = np.where(start, 1 - 2 * lack, self.share[layer, t - 1])
+        return np.where(start, lack, self.lack[layer, t - 1]), share
 
-    def _share(self, a: Any, b: Any, h: Float64, g: Float64) -> tuple[Float64, Float64]:
-        """The terms of one state in the next angle and carry."""
-        share = self.cell.gain * a * b
-        return share * h + (self.cell.combine(a, b) if self.cell.distance else 0.0), share * g
+    def _memory(self, layer: int, t: int) -> Float64:
+        """sigma_w^2 V one step before."""
+        column, share = self.column.memory[layer, self.at_column[t]], self.before(layer, t)[1]
+        memory: Float64 = self.row.memory[layer, t] * column * share
+        return memory
 
-    def backward(self, weights: Float64) -> tuple[float, _Bars]:
-        """The sum, ``weights`` being those of the cells in it, and its derivatives."""
-        value = 0.0
-        bars = _Bars(
-            np.zeros((self.depth, self.steps)),
-            np.zeros((self.depth, self.steps)),
-            tuple(np.zeros_like(layer.inputs) for layer in self.row.layers),
-            np.zeros(self.steps),
+    def covariance(self, layer: int, t: int) -> Float64:
+        kernel, at = self.kernel, self.at_column[t]
+        if layer == 0:
+            x, y = self.inputs
+            drive = y[at] @ x[t] / x.shape[1]
+        else:
+            root = self.row.root[layer - 1, t] * self.column.root[layer - 1, at]
+            drive = root * self.share[layer - 1, t]
+        k: Float64 = self._memory(layer, t) + kernel.sigma_u**2 * drive + kernel.sigma_b**2
+        return k
+
+    def _tangent(self, layer: int, t: int) -> Float64:
+        kernel, start = self.kernel, self.starts[t]
+        theta: Float64 = self.k[layer, t] + kernel.sigma_w**2 * np.where(
+            start, 0.0, self.slope[layer, t - 1] * self.theta[layer, t - 1]
         )
-        h_bar, g_bar = np.zeros((2, self.depth, weights.shape[1]))
+        if layer > self.frozen:
+            theta = theta + kernel.sigma_u**2 * self.slope[layer - 1, t] * self.theta[layer - 1, t]
+        return theta
+
+    def value(self) -> float:
+        """The weighted sum of the kernel's values."""
+        roots = self.row.root[-1][:, None] * self.column.root[-1, self.at_column]
+        values = roots * self.share[-1] + self.slope[-1] * self.theta[-1]
+        return float((self.diagonals.weights * values).sum() * self.kernel.sigma_v**2)
+
+    # -- backward ----------------------------------------------------------------------------------
+
+    def gradient(self) -> Float64:
+        """The derivative of `value` with respect to x, (T, m)."""
+        kernel, out = self.kernel, self.kernel.sigma_v**2 * self.diagonals.weights
+        direct = np.zeros(self.inputs[0].shape)
+        q_bar = np.zeros((self.depth, self.steps))
+        value_bar, slope_bar, theta_bar = np.zeros((3, self.depth, out.shape[1]))
         for t in reversed(range(self.steps)):
-            outer = weights[t] * self.cell.unit * self.column.output[self.at_column[t]]
-            bars.output[t] = outer @ self.cell.readout(self.h[-1, t], self.g[-1, t])
-            value += bars.output[t] * self.row.output[t]
-            h_bar[-1] += self.sign * outer * self.row.output[t]
-            g_bar[-1] += outer * self.row.output[t]
-            for k in reversed(range(self.depth)):
-                self._backward_cell(k, t, h_bar, g_bar, bars)
-        return float(value), bars
+            value_bar[-1] += out[t]
+            slope_bar[-1] += out[t] * self.theta[-1, t]
+            if self.frozen < self.depth:
+                theta_bar[-1] += out[t] * self.slope[-1, t]
+            on = ~self.starts[t]
+            for layer in reversed(range(self.depth)):
+                bars = value_bar[layer], slope_bar[layer], theta_bar[layer]
+                k_bar, q_bar[layer, t], along = self._through(layer, t, *bars)
+                value_bar[layer] = np.where(on, kernel.sigma_w**2 * k_bar, 0.0)
+                past = np.where(on, kernel.sigma_w**2 * bars[2], 0.0)
+                if layer > 0:
+                    value_bar[layer - 1] += kernel.sigma_u**2 * k_bar
+                    passed = kernel.sigma_u**2 * bars[2]
+                    slope_bar[layer - 1] += passed * self.theta[layer - 1, t]
+                    if layer > self.frozen:
+                        theta_bar[layer - 1] += passed * self.slope[layer - 1, t]
+                else:
+                    direct[t] = along
+                slope_bar[layer] = past * self.theta[layer, t - 1]
+                theta_bar[layer] = past * self.slope[layer, t - 1]
+        chain = self._through_variances(q_bar)
+        scale = kernel.sigma_u**2 / self.inputs[0].shape[1]
+        gradient: Float64 = scale * (direct + 2 * chain[:, None] * self.inputs[0])
+        return gradient
 
-    def _backward_cell(self, k: int, t: int, h_bar: Float64, g_bar: Float64, bars: _Bars) -> None:
-        """Move the derivatives from the state (k, t) to what it was made of."""
-        row, column, at = self.row.layers[k], self.column.layers[k], self.at_column[t]
-        angle_bar, carry_bar = self._through_activation(k, t, h_bar[k], g_bar[k])
-        h, g = self.before(k, t)
-        a, b = row.recurrent[t], column.recurrent[at]
-        bars.recurrent[k, t] = self._share_bar(a, b, h, g, angle_bar, carry_bar)
-        share = np.where(self.starts[t], 0.0, self.cell.gain * a * b)
-        h_bar[k], g_bar[k] = angle_bar * share, carry_bar * share
+    def _through(
+        self, layer: int, t: int, value_bar: Float64, slope_bar: Float64, theta_bar: Float64
+    ) -> tuple[Float64, float, Any]:
+        """From V, V' and Theta of one cell to k, to q of x, and in the first layer along x itself.
+
+        The last is (m,): what k and q bring to x directly, in units of sigma_u^2 / m.
+        """
+        at = self.at_column[t]
+        q, other = self.row.q[layer, t], self.column.q[layer, at]
+        k, slope = self.k[layer, t], self.slope[layer, t]
+        k_bar = theta_bar + value_bar * slope
+        if self.kernel.activation == "linear":
+            return k_bar, 0.0, self._along(layer, t, k_bar, 0.0, 0.0, 0.0)
+        if self.kernel.activation == "erf":
+            width, cube = 1 + 2 * q, (np.pi / 4 * slope) ** 3 * slope_bar
+            k_bar = k_bar + 16 / np.pi * k * cube
+            by_q = -value_bar * k / width * slope - 4 / np.pi * (1 + 2 * other) * cube
+            plain = theta_bar + value_bar * slope / width
+            with_g = 2 * value_bar * slope / width
+            along = self._along(layer, t, plain, with_g, 16 / np.pi * cube, -8 / np.pi * cube)
+            return k_bar, float(by_q.sum()), along
+        size, others, sine = (
+            self.row.size[layer, t],
+            self.column.size[layer, at],
+            self.sine[layer, t],
+        )
+        # 0 where the angle is 0 or pi, or one of the sequences still 0: kinks, see above.
+        bend = divided(slope_bar, 2 * np.pi * size * others * sine)
+        ratio = divided(others, np.full_like(others, size))
+        lift = value_bar * sine * ratio / (2 * np.pi)
+        over_q = divided(bend, np.full_like(bend, q))
+        along = self._along(layer, t, k_bar, over_q, 0.0, lift)
+        return k_bar + bend, float((lift - over_q * k).sum()) / 2, along
+
+    def _along(self, layer: int, t: int, by_y: Any, by_g: Any, by_e: Any, by_x: Any) -> Any:
+        """The sum of ``by_y y + by_g G + by_e E + by_x x``; 0 above the first layer."""
+        if layer > 0:
+            return 0.0
+        x, y = self.inputs[0][t], self.inputs[1][self.at_column[t]]
+        apart = y - x
+        g, e = self._moments(t, x, y, apart)
+
+        def summed(weight: Any, vectors: Any) -> Any:
+            return np.broadcast_to(weight, len(y)) @ np.broadcast_to(vectors, y.shape)
+
+        return summed(by_y, y) + summed(by_g, g) + summed(by_e, e) + summed(by_x, x)
+
+    def _moments(self, t: int, x: Float64, y: Float64, apart: Float64) -> tuple[Float64, Float64]:
+        """G and E of the first layer, (d, m)."""
+        kernel = self.kernel
+        own, other = self.row.memory[0, t], self.column.memory[0, self.at_column[t]]
+        crossed = 2 * self.before(0, t)[0] * own * other
+        step = own - other
+        kept = (own * own + kernel.sigma_b**2) * apart
+        g = kept + (own * step + crossed)[:, None] * x
+        shared = (own * other - crossed + kernel.sigma_b**2)[:, None] * apart
+        e = shared + (other * step - crossed)[:, None] * x
+        if len(x) > 1:  # the part of y that is across x; of one feature there is none
+            scale = kernel.sigma_u**2 / len(x)
+            g = g + scale * ((x @ x) * apart - (apart @ x)[:, None] * x)
+            products = y @ x
+            along = np.einsum("ij,ij->i", apart, y)
+            e = e + scale * (products[:, None] * apart - along[:, None] * x)
+        return g, e
+
+    def _through_variances(self, q_bar: Float64) -> Float64:
+        """What later steps and upper layers bring to q of the first layer, (T,)."""
+        kernel, slope = self.kernel, NORMS[self.kernel.activation].slope(self.row.q)
+        whole, chain = q_bar.copy(), np.zeros_like(q_bar)
+        for t in reversed(range(self.steps)):
+            for layer in reversed(range(self.depth)):
+                if t + 1 < self.steps:
+                    chain[layer, t] += kernel.sigma_w**2 * whole[layer, t + 1]
+                if layer + 1 < self.depth:
+                    chain[layer, t] += kernel.sigma_u**2 * whole[layer + 1, t]
+                chain[layer, t] *= slope[layer, t]
+                whole[layer, t] += chain[layer, t]
+        first: Float64 = chain[0]
+        return first
+
+
+class _AngleDuals:
+    """Of relu and linear."""
+
+    def __init__(self, grid: _Grid) -> None:
+        self.grid = grid
+        self.cell = cell_for(grid.kernel.activation, "float64", np)
+
+    def at(self, k: int, t: int) -> _Duals:
+        """Of layer k at step t."""
+        if self.grid.kernel.activation == "linear":
+            return self._linear(k, t)
+        grid, cell, at = self.grid, self.cell, self.grid.at_column[t]
+        row, column = grid.row.made.layers[k], grid.column.made.layers[k]
+        w = self._part(row.recurrent[t], column.recurrent[at], grid.before(k, t)[0])
         if row.below is not None and column.below is not None:
-            a, b = row.below[t], column.below[at]
-            h, g = self.h[k - 1, t], self.g[k - 1, t]
-            bars.below[k, t] = self._share_bar(a, b, h, g, angle_bar, carry_bar)
-            h_bar[k - 1] += angle_bar * (self.cell.gain * a * b)
-            g_bar[k - 1] += carry_bar * (self.cell.gain * a * b)
-        for i, (a_input, b_input) in enumerate(zip(row.inputs, column.inputs, strict=True)):
-            bars.inputs[k][i, t] = self._combine_slope(a_input[t], b_input[at]) @ angle_bar
+            w = w + self._part(row.below[t], column.below[at], grid.lack[k - 1, t])
+        for a, b in zip(row.inputs, column.inputs, strict=True):
+            w = w + cell.combine(a[t], b[at])
+        lack, slope = cell.tangent(w, 0.5 + w)
+        there = (grid.row.q[k, t] > 0) & (grid.column.q[k, at] > 0)
+        straight = (w < NO_ANGLE) | (1 - w < UNSEEN * np.finfo(np.float64).eps)
+        sine = np.where(straight, 0.0, 2 * np.sqrt(np.maximum(w * (1 - w), 0)))
+        return _Duals(lack, 1 - 2 * lack, np.where(there, slope / 2, 0.0), sine)
 
-    def _through_activation(
-        self, k: int, t: int, h_bar: Float64, g_bar: Float64
-    ) -> tuple[Float64, Float64]:
-        """Derivatives with respect to angle and carry: h has slope f', g = f' (base + carry)."""
-        angle, carry = self.angle[k, t], self.carry[k, t]
-        base = 0.5 - angle if self.cell.distance else angle
-        slope = self.cell.tangent(angle, 1.0 - base)[1]
-        if not self.tangent(k):
-            return h_bar * slope, np.zeros_like(h_bar)
-        bent = self.cell.curvature(angle) * (base + carry)
-        return h_bar * slope + g_bar * (self.sign * slope + bent), g_bar * slope
+    def _part(self, a: Any, b: Any, lack: Float64) -> Any:
+        return self.cell.combine(a, b) + self.cell.gain * a * b * lack
 
-    def _share_bar(
-        self, a: Any, b: Any, h: Float64, g: Float64, angle_bar: Float64, carry_bar: Float64
-    ) -> Any:
-        bar = (angle_bar * h + carry_bar * g) @ (self.cell.gain * b)
-        return bar + (self._combine_slope(a, b) @ angle_bar if self.cell.distance else 0.0)
-
-    def _combine_slope(self, a: Any, b: Any) -> Any:
-        return 2 * (a - b) if self.cell.distance else b
+    def _linear(self, k: int, t: int) -> _Duals:
+        """V = k, V' = 1."""
+        grid, at = self.grid, self.grid.at_column[t]
+        covariance = grid.covariance(k, t)
+        share = divided(covariance, grid.row.root[k, t] * grid.column.root[k, at])
+        one = np.ones_like(share)
+        return _Duals((1 - share) / 2, share, one, one)
 
 
-def _through_variances(
-    kernel: "RNTK", values: NDArray[Any], row: Direction, variances: Float64, bars: _Bars
-) -> Float64:
-    """From the derivatives of x's features to those of x itself, shape (T, m)."""
-    rule = NORMS[kernel.activation]
-    norm, norm_slope = rule.norm(variances), rule.norm_slope(variances)
-    inverse = np.divide(1.0, norm, out=np.zeros_like(norm), where=norm > 0)
-    output_slope, variance_slope = rule.output_slope(variances), rule.variance_slope(variances)
-    depth, (steps, m) = kernel.depth, values.shape
-    q_bar = np.zeros((depth, steps))
-    # A feature is part / norm: the norm moves all features of its layer and step together.
-    for k, layer in enumerate(row.layers):
-        pull = layer.recurrent * bars.recurrent[k] + (layer.inputs * bars.inputs[k]).sum(axis=0)
-        if layer.below is not None:
-            pull = pull + layer.below * bars.below[k]
-        q_bar[k] = -pull * inverse[k] * norm_slope[k]
-    q_bar[-1] += bars.output * kernel.sigma_v * output_slope[-1]
-    memory = rule.feature * kernel.sigma_w * inverse * bars.recurrent
-    lift = rule.feature * kernel.sigma_u * inverse * bars.below
-    for t in reversed(range(steps)):
-        for k in reversed(range(depth)):
-            if t + 1 < steps:
-                q_bar[k, t] += memory[k, t + 1] * output_slope[k, t]
-                q_bar[k, t] += kernel.sigma_w**2 * q_bar[k, t + 1] * variance_slope[k, t]
-            if k + 1 < depth:
-                q_bar[k, t] += lift[k + 1, t] * output_slope[k, t]
-                q_bar[k, t] += kernel.sigma_u**2 * q_bar[k + 1, t] * variance_slope[k, t]
-    scale = kernel.sigma_u / np.sqrt(m)
-    direct: Float64 = rule.feature * scale * (inverse[0] * bars.inputs[0][:m]).T
-    through_norm: Float64 = 2 * scale**2 * q_bar[0][:, None] * values
-    return direct + through_norm
+class _ErfDuals:
+    """Of erf."""
+
+    def __init__(self, grid: _Grid) -> None:
+        self.grid = grid
+        self.single = grid.inputs[0].shape[1] == 1
+        bias = grid.kernel.sigma_b > 0
+        self.cell = erf_cell_for("float64", np, bias=bias, single=self.single)
+
+    def at(self, k: int, t: int) -> _Duals:
+        """Of layer k at step t."""
+        grid, cell, at = self.grid, self.cell, self.grid.at_column[t]
+        row, column = grid.row.made.layers[k], grid.column.made.layers[k]
+        assert row.own is not None
+        assert column.own is not None
+        own_a, own_b = row.own[:, t], column.own[:, at]
+        a, b, state = row.recurrent[t], column.recurrent[at], _state(*grid.before(k, t))
+        if row.below is not None and column.below is not None:
+            below = _state(grid.lack[k - 1, t], grid.share[k - 1, t])
+            parts = row.below[t], column.below[at]
+            W, Z, cosine = cell.upper(below, parts, a, b, *state, own_a, own_b)
+        else:
+            inputs = self._inputs(row.inputs[:, t], column.inputs[:, at])
+            W, Z, cosine = cell.first(inputs, a, b, *state, own_a, own_b)
+        least, share, reciprocal = cell.settle(W, Z, cosine, own_a, own_b)
+        lack = np.where(share > 0, least, 1 - least)
+        slope = 16 / np.pi * own_a[0] * own_b[0] * reciprocal
+        return _Duals(lack, share, slope, np.ones_like(slope))
+
+    def _inputs(self, x: Float64, y: Float64) -> tuple[Any, Any]:
+        if self.single:
+            return x[0], y[0]
+        pairs = list(zip(x, y, strict=True))
+        return sum(self.cell.combine(*pair) for pair in pairs), sum(
+            self.cell.mirror(*pair) for pair in pairs
+        )
+
+
+def _state(lack: Float64, share: Float64) -> tuple[Float64, Float64]:
+    """What `ErfCell` carries of a pair."""
+    return np.where(share > 0, lack, 1 - lack), share

@@ -5,12 +5,14 @@ input) costs O(L T m) a sequence, against O(L T) a *pair*: it is done once a sla
 Everything that a pair needs afterwards is a product, or a squared difference, of features of the
 two sequences, so the loops over pairs know no hyper-parameter.
 
-Symbols: ``u`` are the independent parts of a pre-activation, ``q = |u|^2`` its variance, ``n(q)``
-its norm:
+Symbols: ``u`` are the independent parts of a pre-activation, ``q = |u|^2`` its variance, ``n`` the
+norm that divides them:
 
-    relu, linear   n = sqrt(q)             erf   n = sqrt(q + 1/2)
-    V(q, q)        relu q/2, linear q, erf 2/pi asin(q / n^2)
-    S = sqrt(V)    relu, linear            erf   S = 1
+    relu, linear   n = sqrt(q)             erf   n = sqrt(q + 1/4)
+    V(q, q)        relu q/2, linear q, erf 2/pi asin(q / (q + 1/2))
+    S = sqrt(V)
+
+The features of erf have a module of their own, `rntk_dist.kernel.erf_features`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,73 +22,65 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rntk_dist.kernel.scaled import Float64, Scaled, stacked_rows
 from rntk_dist.sequences import Sequences
 
 if TYPE_CHECKING:
     from rntk_dist.kernel.rntk import RNTK
 
 Array = NDArray[Any]
-Float64 = NDArray[np.float64]
+
+TINY = 1e-280
+"""Variances below this are carried with powers of two of their own."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """How one activation normalises, as functions of the variance ``q`` of a sequence at one step.
+    """How the variance ``q`` of a sequence at one step passes through an activation.
 
     Attributes
     ----------
-    variance : V(q, q) and its derivative, for ``sensitivity``
-    norm : n(q)
-    output : S(q), the factor that turns f(c) into V
+    variance : V(q, q)
+    step : the same, quickly: a digit less will do from step to step
+    slope : its derivative
     feature : features are stored times this (see "Haversine" in cell.py)
+    homogeneous : whether V is proportional to q
     """
 
     variance: Callable[[Float64], Float64]
-    variance_slope: Callable[[Float64], Float64]
-    norm: Callable[[Float64], Float64]
-    norm_slope: Callable[[Float64], Float64]
-    output: Callable[[Float64], Float64]
-    output_slope: Callable[[Float64], Float64]
-    feature: float = 1.0
+    step: Callable[[Float64], Float64]
+    slope: Callable[[Float64], Float64]
+    feature: float
+    homogeneous: bool
+
+    def scaled(self, q: Scaled) -> Scaled:
+        """V(q, q) of variances of any size."""
+        if self.homogeneous or q.exponent is None:
+            return Scaled(self.variance(q.mantissa), q.exponent)
+        plain = q.plain()
+        linear = plain < TINY  # V is proportional to q there, to the last bit
+        value = np.where(linear, self.slope(np.zeros(())) * q.mantissa, self.variance(plain))
+        return Scaled(value, np.where(linear, q.exponent, 0))
 
 
-def _ratio(part: Float64, norm: Float64) -> Float64:
-    """part / norm; 0 where the norm is 0: a sequence that is zero so far has no direction.
-
-    A true division, so that a norm made of one part alone gives exactly 1.
-    """
-    return np.divide(part, norm, out=np.zeros_like(part), where=norm > 0)
-
-
-def _reciprocal(norm: Float64) -> Float64:
-    return _ratio(np.ones_like(norm), norm)
+def _erf_variance(q: Float64) -> Float64:
+    """2/pi asin(q / (q + 1/2)): half the arc from its tangent, or from 1 what it lacks."""
+    small = q < 1
+    with np.errstate(over="ignore", invalid="ignore"):  # the infinite are refused by name
+        root = np.sqrt(1 + 4 * q)
+        arc = 4 / np.pi * np.arctan(np.where(small, 2 * q / (1 + 2 * q + root), 1 / root))
+    return np.where(small, arc, 1 - arc)
 
 
 NORMS: dict[str, Norm] = {
-    "relu": Norm(
-        variance=lambda q: q / 2,
-        variance_slope=lambda q: np.full_like(q, 0.5),
-        norm=np.sqrt,
-        norm_slope=lambda q: _reciprocal(2 * np.sqrt(q)),
-        output=lambda q: np.sqrt(q / 2),
-        output_slope=lambda q: _reciprocal(2 * np.sqrt(2 * q)),
-        feature=0.5,
-    ),
-    "linear": Norm(
-        variance=lambda q: q,
-        variance_slope=np.ones_like,
-        norm=np.sqrt,
-        norm_slope=lambda q: _reciprocal(2 * np.sqrt(q)),
-        output=np.sqrt,
-        output_slope=lambda q: _reciprocal(2 * np.sqrt(q)),
-    ),
+    "relu": Norm(lambda q: q / 2, lambda q: q / 2, lambda q: np.full_like(q, 0.5), 0.5, True),
+    "linear": Norm(lambda q: q, lambda q: q, np.ones_like, 1.0, True),
     "erf": Norm(
-        variance=lambda q: 2 / np.pi * np.arcsin(q / (q + 0.5)),
-        variance_slope=lambda q: 2 / np.pi / ((1 + q + q) * np.sqrt(0.25 + q)),
-        norm=lambda q: np.sqrt(q + 0.5),
-        norm_slope=lambda q: 0.5 / np.sqrt(q + 0.5),
-        output=np.ones_like,
-        output_slope=np.zeros_like,
+        _erf_variance,
+        lambda q: 4 / np.pi * np.arctan(2 * q / (1 + 2 * q + np.sqrt(1 + 4 * q))),
+        lambda q: 2 / np.pi / ((1 + q + q) * np.sqrt(0.25 + q)),
+        0.5,
+        False,
     ),
 }
 
@@ -102,12 +96,14 @@ class Layer:
     inputs : (k, steps) the inputs (first layer) and the bias where there is one
     items : (steps,) where the first of the inputs is one-hot, its coordinate at each step, as a
         number that is an integer; else None
+    own : (k, steps) what else the activation needs of a step; see `erf_features.Own`
     """
 
     recurrent: Array
     below: Array | None
     inputs: Array
     items: Array | None = None
+    own: Array | None = None
 
     def numbers(self) -> list[Array]:
         """All features as (k, steps) arrays: the order in which compiled loops take them."""
@@ -115,8 +111,10 @@ class Layer:
         if self.below is not None:
             parts.append(self.below[None])
         if self.items is None:
-            return [*parts, self.inputs]
-        return [*parts, self.inputs[:1], self.items[None], self.inputs[1:]]
+            parts.append(self.inputs)
+        else:
+            parts += [self.inputs[:1], self.items[None], self.inputs[1:]]
+        return parts if self.own is None else [*parts, self.own]
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,8 @@ class Direction:
     Attributes
     ----------
     layers : one Layer a layer
-    output : (steps,) S of the last layer in units of the sequence's ``scale``, with the readout's
-    weight
+    output : (k, steps) weights of the last layer in the readout, in units of the sequence's
+        ``scale``: S, and of erf that of the tangent part
     """
 
     layers: tuple[Layer, ...]
@@ -143,7 +141,8 @@ class Slab:
     lengths : (n,) int64
     first : (n,) int64, where each sequence's steps begin in the packed features
     directions : one, or two if the kernel is bidirectional
-    scale : (n,) float64, the largest S of each sequence; values are products of two scales
+    scale : (n,) float64, the largest weight that is read of each sequence; values are products of
+        two scales. Infinite, or float64's smallest number, where it leaves the range of float64.
     """
 
     lengths: NDArray[np.int64]
@@ -174,6 +173,7 @@ class Slab:
                         None if layer.below is None else convert(layer.below),
                         convert(layer.inputs),
                         None if layer.items is None else convert(layer.items),
+                        None if layer.own is None else convert(layer.own),
                     )
                     for layer in direction.layers
                 ),
@@ -188,18 +188,19 @@ READOUT_POWER = {"last": 0.0, "per_step": 0.5, "diagonal_authors": 0.5, "mean": 
 """A sequence of T steps has the weight T^-power in its readout."""
 
 
-def make_slab(kernel: "RNTK", sequences: Sequences) -> Slab:
-    """Variances and normalised features of every sequence.
+def make_slab(kernel: "RNTK", sequences: Sequences, kind: str = "ntk") -> Slab:
+    """Variances and normalised features of every sequence, for the tangent kernel or "nngp".
 
     Raises
     ------
     OverflowError
-        If a variance exceeds float64, naming the sequence and the step.
+        If a step that is read has a variance beyond float64 and the kernel does not normalise, or
+        if an input of erf is too large, naming the sequence and the step.
     """
-    return make_slabs([kernel], sequences)[0]
+    return make_slabs([kernel], sequences, kind)[0]
 
 
-def make_slabs(kernels: Sequence["RNTK"], sequences: Sequences) -> list[Slab]:
+def make_slabs(kernels: Sequence["RNTK"], sequences: Sequences, kind: str = "ntk") -> list[Slab]:
     """The slab of each kernel; they walk through time together, so they must be of one `shape_of`.
 
     Raises
@@ -208,9 +209,9 @@ def make_slabs(kernels: Sequence["RNTK"], sequences: Sequences) -> list[Slab]:
         As `make_slab`, of the first kernel for which that is so.
     """
     views = [sequences, sequences.reversed()] if kernels[0].bidirectional else [sequences]
-    found = [make_directions(kernels, view) for view in views]
+    found = [weighted(kernels, view, kind) for view in views]
     return [
-        _slab(kernel, sequences, [directions[k][0] for directions in found])
+        _slab(kernel, sequences, [directions[k] for directions in found])
         for k, kernel in enumerate(kernels)
     ]
 
@@ -221,25 +222,111 @@ def shape_of(kernel: "RNTK") -> tuple[object, ...]:
     return *layers, kernel.readout, kernel.frozen_layers, kernel.initial_state
 
 
-def _slab(kernel: "RNTK", sequences: Sequences, directions: list[Direction]) -> Slab:
-    starts = sequences.offsets[:-1]
-    peaks = [np.maximum.reduceat(direction.output, starts) for direction in directions]
-    scale: Float64 = np.maximum.reduce(peaks)
-    weight = _reciprocal(scale) * sequences.lengths ** -READOUT_POWER[kernel.readout]
-    relative = np.repeat(weight, sequences.lengths)
+@dataclass(frozen=True)
+class Weighted:
+    """The layers of a direction.
+
+    Attributes
+    ----------
+    layers : their features
+    steps : what they were made of, if that was asked for
+    q : (steps,) variances of the last one
+    weights : (k, steps) in the readout
+    """
+
+    layers: tuple[Layer, ...]
+    steps: tuple["Step", ...]
+    q: Scaled
+    weights: Scaled
+
+
+def _slab(kernel: "RNTK", sequences: Sequences, directions: list[Weighted]) -> Slab:
+    if not kernel.normalize:
+        _refuse_overflow(kernel.readout, sequences, directions)
+    scale = _scale(kernel.readout, sequences, [direction.weights for direction in directions])
+    share = sequences.lengths ** -READOUT_POWER[kernel.readout]
+    read = np.repeat(share, sequences.lengths)
+    if kernel.readout == "last":
+        read[_all_but_last(sequences)] = 0.0
+    units = _repeated(scale, sequences.lengths)
     return Slab(
         lengths=sequences.lengths,
-        first=starts,
-        directions=tuple(replace(d, output=d.output * relative) for d in directions),
-        scale=scale,
+        first=sequences.offsets[:-1],
+        directions=tuple(
+            Direction(each.layers, (each.weights * (read > 0)).over(units) * read)
+            for each in directions
+        ),
+        scale=_seen(scale),
     )
+
+
+def _seen(scale: Scaled) -> Float64:
+    """As float64; what is too small for it is its smallest number, and not 0."""
+    least = np.nextafter(0.0, 1.0)
+    return np.where(scale.mantissa > 0, np.maximum(scale.plain(), least), 0.0)
+
+
+def _refuse_overflow(readout: str, sequences: Sequences, directions: list[Weighted]) -> None:
+    """Refuse sequences of which a step that is read has a variance that is no float64 number."""
+    for direction in directions:
+        beyond = np.isinf(direction.q.plain())
+        read = beyond & ~_all_but_last(sequences) if readout == "last" else beyond
+        if not read.any():
+            continue
+        index = sequence_at(sequences, np.flatnonzero(read)[0])
+        start, length = sequences.offsets[index], sequences.lengths[index]
+        step = np.flatnonzero(beyond[start : start + length])[0]
+        raise OverflowError(
+            f"the variance of sequence {index} (length {length}) exceeds float64 at step {step}: "
+            "normalise the inputs, use a smaller sigma_w or normalize=True"
+        )
+
+
+def sequence_at(sequences: Sequences, position: Any) -> int:
+    """Which sequence a packed step belongs to."""
+    return int(np.searchsorted(sequences.offsets, position, side="right")) - 1
+
+
+def _all_but_last(sequences: Sequences) -> NDArray[np.bool_]:
+    """Which packed steps are not the last of their sequence."""
+    others = np.ones(len(sequences.values), np.bool_)
+    others[sequences.offsets[1:] - 1] = False
+    return others
+
+
+def _scale(readout: str, sequences: Sequences, weights: list[Scaled]) -> Scaled:
+    """The largest weight that is read of each sequence, in any direction."""
+    if all(each.exponent is None for each in weights):
+        return Scaled(_peak(readout, sequences, [each.mantissa for each in weights]))
+    # Whatever is near it will do: a power of two.
+    logarithm = _peak(readout, sequences, [each.log2() for each in weights])
+    some = np.isfinite(logarithm)
+    power = np.ceil(np.where(some, logarithm, 0)).astype(np.int64)
+    return Scaled(some.astype(np.float64), power)
+
+
+def _peak(readout: str, sequences: Sequences, weights: list[Float64]) -> Float64:
+    """The largest of each sequence's numbers, or of its last step's if no other is read."""
+    starts, last = sequences.offsets[:-1], sequences.offsets[1:] - 1
+    every = [each.max(axis=0) for each in weights]
+    if readout == "last":
+        peaks = [each[last] for each in every]
+    else:
+        peaks = [np.maximum.reduceat(each, starts) for each in every]
+    peak: Float64 = np.maximum.reduce(peaks)
+    return peak
+
+
+def _repeated(each: Scaled, lengths: NDArray[np.int64]) -> Scaled:
+    exponent = None if each.exponent is None else np.repeat(each.exponent, lengths)
+    return Scaled(np.repeat(each.mantissa, lengths), exponent)
 
 
 def stacked(slabs: Sequence[Slab]) -> Slab:
     """The slabs of several kernels of one `shape_of` as one: the sequences of one after another."""
     if len(slabs) == 1:
         return slabs[0]
-    steps = [len(slab.directions[0].output) for slab in slabs]
+    steps = [slab.directions[0].output.shape[1] for slab in slabs]
     starts = np.cumsum([0, *steps[:-1]])
     return Slab(
         lengths=np.concatenate([slab.lengths for slab in slabs]),
@@ -254,55 +341,112 @@ def stacked(slabs: Sequence[Slab]) -> Slab:
 def _side_by_side(directions: tuple[Direction, ...]) -> Direction:
     layers = zip(*(direction.layers for direction in directions), strict=True)
     return Direction(
-        tuple(map(_joined, layers)), np.concatenate([each.output for each in directions])
+        tuple(map(_joined, layers)),
+        np.concatenate([each.output for each in directions], axis=1),
     )
 
 
 def _joined(layers: tuple[Layer, ...]) -> Layer:
-    below = [layer.below for layer in layers if layer.below is not None]
-    items = [layer.items for layer in layers if layer.items is not None]
+    def joined(parts: list[Array | None]) -> Array | None:
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known, axis=-1) if known else None
+
+    recurrent = np.concatenate([layer.recurrent for layer in layers])
+    inputs = np.concatenate([layer.inputs for layer in layers], axis=1)
     return Layer(
-        np.concatenate([layer.recurrent for layer in layers]),
-        np.concatenate(below) if below else None,
-        np.concatenate([layer.inputs for layer in layers], axis=1),
-        np.concatenate(items) if items else None,
+        recurrent,
+        joined([layer.below for layer in layers]),
+        inputs,
+        joined([layer.items for layer in layers]),
+        joined([layer.own for layer in layers]),
     )
 
 
-def make_direction(kernel: "RNTK", sequences: Sequences) -> tuple[Direction, Float64]:
-    """The features of sequences read forward, ``output`` being S; and q, shape (depth, steps)."""
-    return make_directions([kernel], sequences)[0]
+# -- the way through the layers --------------------------------------------------------------------
 
 
-def make_directions(
-    kernels: Sequence["RNTK"], sequences: Sequences
-) -> list[tuple[Direction, Float64]]:
-    """`make_direction` of each kernel, all of one `shape_of`."""
-    steps, m = len(sequences.values), sequences.n_features
+@dataclass(frozen=True)
+class Drive:
+    """What a layer takes in at every step, beside its own past and its bias.
+
+    Attributes
+    ----------
+    inputs : (steps, k) of the first layer, times sigma_u / sqrt(m); None above
+    lift : (steps,) of every other layer, sigma_u S of the layer below; None of the first
+    variance : (steps,) the square of either
+    items : whether the inputs are the lengths of one-hot vectors
+    """
+
+    inputs: Float64 | None
+    lift: Scaled | None
+    variance: Scaled
+    items: bool = False
+
+
+def weighted(
+    kernels: Sequence["RNTK"], sequences: Sequences, kind: str, *, with_steps: bool = False
+) -> list[Weighted]:
+    """Sequences read forward, for each of some kernels, all of one `shape_of`.
+
+    ``with_steps``: keep what the layers are made of.
+    """
+    # That module stands on this one's classes; there is no other way round at import.
+    from rntk_dist.kernel.erf_features import Tangents, erf_layer
+
     norm, depth = NORMS[kernels[0].activation], kernels[0].depth
-    (values, items), walk = _inputs(sequences), _Walk.through(sequences)
-    scaled = [values * (kernel.sigma_u / np.sqrt(m)) for kernel in kernels]
-    from_below = [np.einsum("ik,ik->i", each, each) for each in scaled]
-    lift: list[Float64 | None] = [None] * len(kernels)
-    variances = np.empty((len(kernels), depth, steps))
+    frozen = kernels[0].frozen_layers if kind == "ntk" else depth
+    (values, items), walk = _inputs(sequences), Walk.through(sequences)
+    root_m = np.sqrt(sequences.n_features)
+    drives = [_first_drive(values * (k.sigma_u / root_m), items is not None) for k in kernels]
     layers: list[list[Layer]] = [[] for _ in kernels]
-    outputs = [np.empty(0)] * len(kernels)
+    steps: list[list[Step]] = [[] for _ in kernels]
+    variances: list[Scaled] = []
+    weights: list[Scaled] = []
+    tangents: list[Tangents | None] = [None] * len(kernels)
     for k in range(depth):
-        drives = [
-            below + kernel.sigma_b**2 for below, kernel in zip(from_below, kernels, strict=True)
-        ]
-        variances[:, k] = walk.variances(kernels, norm, drives)
-        for i, kernel in enumerate(kernels):
-            q = variances[i, k]
-            outputs[i] = output = norm.output(q)
-            parts = [*scaled[i].T] if k == 0 else []
-            layer = _layer(kernel, sequences, q, output, parts, lift[i])
+        variances = walk.variances(kernels, norm, [drive.variance for drive in drives])
+        weights = []
+        for i, (kernel, q) in enumerate(zip(kernels, variances, strict=True)):
+            outputs = norm.scaled(q)
+            root = outputs.root()
+            memory = _memory(kernel, root, sequences)
+            step = Step(kernel, q, outputs, root, memory, drives[i])
+            if with_steps:
+                steps[i].append(step)
+            if kernel.activation == "erf":
+                layer, tangents[i], weight = erf_layer(step, walk, tangents[i], k >= frozen)
+            else:
+                layer, weight = _layer(step, norm.feature), _only(root * kernel.sigma_v)
             layers[i].append(replace(layer, items=items) if k == 0 else layer)
-            from_below[i], lift[i] = kernel.sigma_u**2 * norm.variance(q), kernel.sigma_u * output
+            weights.append(weight)
+            drives[i] = Drive(None, root * kernel.sigma_u, outputs * kernel.sigma_u**2)
     return [
-        (Direction(tuple(layers[i]), kernel.sigma_v * outputs[i]), variances[i])
-        for i, kernel in enumerate(kernels)
+        Weighted(tuple(layers[i]), tuple(steps[i]), variances[i], weights[i])
+        for i in range(len(kernels))
     ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer of one kernel at every step of packed sequences.
+
+    Attributes
+    ----------
+    q, outputs, root : (steps,) variance of the pre-activation, V(q, q) and its root S
+    memory : (steps,) sigma_w S of the step before; at a first step sigma_w sigma_h
+    drive : what comes in
+    """
+
+    kernel: "RNTK"
+    q: Scaled
+    outputs: Scaled
+    root: Scaled
+    memory: Scaled
+    drive: Drive
+
+
+def _only(weight: Scaled) -> Scaled:
+    return weight[None]
 
 
 def _inputs(sequences: Sequences) -> tuple[Float64, Float64 | None]:
@@ -313,35 +457,49 @@ def _inputs(sequences: Sequences) -> tuple[Float64, Float64 | None]:
     return np.ones_like(values), values[:, 0]
 
 
-def _layer(
-    kernel: "RNTK",
-    sequences: Sequences,
-    q: Float64,
-    output: Float64,
-    inputs: list[Float64],
-    lift: Float64 | None,
-) -> Layer:
+def _first_drive(inputs: Float64, items: bool) -> Drive:
+    """Of the first layer; squares of numbers that are very small or large get powers of two."""
+    size = np.abs(inputs)
+    usual = ((size > 1e-140) & (size < 1e140)) | (size == 0)
+    if usual.all():
+        return Drive(inputs, None, Scaled(np.einsum("ik,ik->i", inputs, inputs)), items)
+    return Drive(inputs, None, Scaled.sum_of_squares(inputs), items)
+
+
+def _layer(step: Step, feature: float) -> Layer:
     """One layer's features: its variances, its outputs, what comes in and what from below."""
-    norm = NORMS[kernel.activation]
-    n = norm.norm(q) / norm.feature
-    bias = [np.full(len(q), kernel.sigma_b)] if kernel.sigma_b > 0 else []
+    kernel, drive, n = step.kernel, step.drive, step.q.root() * (1 / feature)
+    parts = [] if drive.inputs is None else [*drive.inputs.T]
+    if kernel.sigma_b > 0:
+        parts.append(np.full(len(n.mantissa), kernel.sigma_b))
     return Layer(
-        recurrent=_ratio(_memory(kernel, output, sequences), n),
-        below=None if lift is None else _ratio(lift, n),
-        inputs=np.array([_ratio(part, n) for part in [*inputs, *bias]]).reshape(-1, len(q)),
+        recurrent=step.memory.over(n),
+        below=None if drive.lift is None else drive.lift.over(n),
+        inputs=np.array([Scaled(part).over(n) for part in parts]).reshape(-1, len(n.mantissa)),
     )
 
 
-def _memory(kernel: "RNTK", output: Float64, sequences: Sequences) -> Float64:
+def _memory(kernel: "RNTK", root: Scaled, sequences: Sequences) -> Scaled:
     """The recurrent part of u at every step (the factor of f)."""
-    memory = np.empty_like(output)
-    np.multiply(output[:-1], kernel.sigma_w, out=memory[1:])
-    memory[sequences.offsets[:-1]] = kernel.sigma_w * kernel.sigma_h
-    return memory
+    starts = sequences.offsets[:-1]
+    mantissa = np.empty_like(root.mantissa)
+    np.multiply(root.mantissa[:-1], kernel.sigma_w, out=mantissa[1:])
+    mantissa[starts] = kernel.sigma_w * kernel.sigma_h
+    if root.exponent is None:
+        return Scaled(mantissa)
+    exponent = np.empty_like(root.exponent)
+    exponent[1:] = root.exponent[:-1]
+    exponent[starts] = 0
+    return Scaled(mantissa, exponent)
+
+
+type PlainStep = Callable[[Float64, slice], Float64]
+type ScaledStep = Callable[[Scaled, slice], Scaled]
+"""What one step leaves to the next: from values (kernels, sequences) and their places in a walk."""
 
 
 @dataclass(frozen=True)
-class _Walk:
+class Walk:
     """A way through the packed steps of sequences: one step of all of them at once.
 
     Attributes
@@ -358,46 +516,97 @@ class _Walk:
     places: NDArray[np.int64]
 
     @classmethod
-    def through(cls, sequences: Sequences) -> "_Walk":
+    def through(cls, sequences: Sequences) -> "Walk":
+        """The way through the steps of some sequences."""
         order = np.argsort(-sequences.lengths, kind="stable")
         first, lengths = sequences.offsets[:-1][order], sequences.lengths[order]
         counts = np.searchsorted(-lengths, -np.arange(lengths[0]), side="left")
         places = np.concatenate([first[:active] + t for t, active in enumerate(counts)])
         return cls(sequences, order, counts, places)
 
-    def variances(self, kernels: Sequence["RNTK"], norm: Norm, drives: list[Float64]) -> Float64:
-        """q of one layer at every step, (kernels, steps), given what the recurrent part lacks.
-
-        Only this follows the sequences step by step. Raises OverflowError.
-        """
-        walked = np.array([drive[self.places] for drive in drives])
-        memory = np.array([(kernel.sigma_w * kernel.sigma_h) ** 2 for kernel in kernels])
+    def variances(
+        self, kernels: Sequence["RNTK"], norm: Norm, drives: list[Scaled]
+    ) -> list[Scaled]:
+        """q of one layer at every step, for each kernel, given what its inputs bring."""
         gains = np.array([kernel.sigma_w**2 for kernel in kernels])[:, None]
-        now = np.repeat(memory[:, None], len(self.longest_first), axis=1)
+        whole = [
+            self._with_start(drive, kernel) for drive, kernel in zip(drives, kernels, strict=True)
+        ]
+
+        def plain(q: Float64, _: slice) -> Float64:
+            left: Float64 = gains * norm.step(q)
+            return left
+
+        def scaled(q: Scaled, _: slice) -> Scaled:
+            return norm.scaled(q) * gains
+
+        q = self._follow(stacked_rows(whole), plain, scaled)
+        return [q[i] for i in range(len(kernels))]
+
+    def _with_start(self, drive: Scaled, kernel: "RNTK") -> Scaled:
+        """The drive, the bias, and at first steps what comes of the initial state."""
+        starts, bias = self.sequences.offsets[:-1], kernel.sigma_b**2
+        first = (kernel.sigma_w * kernel.sigma_h) ** 2
+        if drive.exponent is None:
+            mantissa = drive.mantissa + bias
+            mantissa[starts] += first
+            return Scaled(mantissa)
+        others = np.full_like(drive.mantissa, bias)
+        others[starts] += first
+        return drive + Scaled(others)
+
+    def sums(self, drive: Scaled, gains: Float64) -> Scaled:
+        """y[t] = drive[t] + gains[t + 1] y[t - 1] of each sequence, all (steps,).
+
+        ``gains`` belong to the step that they lead to, and are 0 at first steps.
+        """
+        # A sequence's next step has the next place; the gain of a first step is 0.
+        led = np.append(gains, 0.0)[self.places + 1]
+
+        def plain(y: Float64, at: slice) -> Float64:
+            left: Float64 = y * led[at]
+            return left
+
+        def scaled(y: Scaled, at: slice) -> Scaled:
+            return y * led[at]
+
+        return self._follow(drive[None], plain, scaled)[0]
+
+    def _follow(self, drive: Scaled, plain: PlainStep, scaled: ScaledStep) -> Scaled:
+        """y[t] = drive[t] + step(y[t - 1]), (kernels, steps); only this goes step by step.
+
+        In float64 if all numbers stay within its range, otherwise with powers of two.
+        """
+        if drive.exponent is None:
+            with np.errstate(over="ignore", invalid="ignore"):  # then once more, below
+                found = self._follow_plain(drive.mantissa, plain)
+            if np.isfinite(found).all() and not ((found > 0) & (found < TINY)).any():
+                return Scaled(found)
+        return self._follow_scaled(drive, scaled)
+
+    def _follow_plain(self, drive: Float64, step: PlainStep) -> Float64:
+        walked = drive[:, self.places]
+        now, start = np.zeros((len(drive), len(self.longest_first))), 0
+        for active in self.counts:
+            at = slice(start, start + active)
+            part = walked[:, at]
+            part += now[:, :active]
+            now = step(part, at)
+            start += active
+        found = np.empty_like(walked)
+        found[:, self.places] = walked
+        return found
+
+    def _follow_scaled(self, drive: Scaled, step: ScaledStep) -> Scaled:
+        walked = drive[:, self.places].with_exponents()
+        now = Scaled(np.zeros((len(drive.mantissa), len(self.longest_first)))).with_exponents()
         start = 0
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # refused below, with the sequence's name
-            for active in self.counts:
-                part = walked[:, start : start + active]
-                part += now[:, :active]
-                now = gains * norm.variance(part)
-                start += active
-        q = np.empty_like(walked)
-        q[:, self.places] = walked
-        for each in q:
-            _refuse_overflow(each, self.sequences)
-        return q
-
-
-def _refuse_overflow(q: Float64, sequences: Sequences) -> None:
-    finite = np.isfinite(q)
-    if finite.all():
-        return
-    position = np.flatnonzero(~finite)[0]
-    index = int(np.searchsorted(sequences.offsets, position, side="right")) - 1
-    length, step = sequences.lengths[index], position - sequences.offsets[index]
-    raise OverflowError(
-        f"the variance of sequence {index} (length {length}) exceeds float64 at step {step}: "
-        "normalise the inputs, or use a smaller sigma_w"
-    )
+        mantissa, exponent = np.empty_like(walked.mantissa), np.empty_like(walked.exponents)
+        for active in self.counts:
+            at = slice(start, start + active)
+            part = walked[:, at] + now[:, :active]
+            places = self.places[at]
+            mantissa[:, places], exponent[:, places] = part.mantissa, part.exponents
+            now = step(part, at).with_exponents()
+            start += active
+        return Scaled(mantissa, exponent)
