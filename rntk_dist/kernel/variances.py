@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rntk_dist.kernel.scaled import Float64, Scaled, stacked_rows
+from rntk_dist.kernel.scaled import Float64, Scaled, divided, stacked_rows
 from rntk_dist.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -244,20 +244,35 @@ def _slab(kernel: "RNTK", sequences: Sequences, directions: list[Weighted]) -> S
     if not kernel.normalize:
         _refuse_overflow(kernel.readout, sequences, directions)
     scale = _scale(kernel.readout, sequences, [direction.weights for direction in directions])
-    share = sequences.lengths ** -READOUT_POWER[kernel.readout]
-    read = np.repeat(share, sequences.lengths)
-    if kernel.readout == "last":
-        read[_all_but_last(sequences)] = 0.0
-    units = _repeated(scale, sequences.lengths)
+    outputs = [_relative(kernel.readout, each.weights, scale, sequences) for each in directions]
     return Slab(
         lengths=sequences.lengths,
         first=sequences.offsets[:-1],
         directions=tuple(
-            Direction(each.layers, (each.weights * (read > 0)).over(units) * read)
-            for each in directions
+            Direction(each.layers, output) for each, output in zip(directions, outputs, strict=True)
         ),
         scale=_seen(scale),
     )
+
+
+def _relative(readout: str, weights: Scaled, scale: Scaled, sequences: Sequences) -> Float64:
+    """Each step's weights (k, steps) in the readout, in units of its sequence's scale.
+
+    Of steps that are not read they are 0.
+    """
+    if readout == "last":
+        last = sequences.offsets[1:] - 1
+        relative = np.zeros_like(weights.mantissa)
+        relative[:, last] = weights[:, last].over(scale)
+        return relative
+    lengths = sequences.lengths
+    share = lengths.astype(np.float64) ** -READOUT_POWER[readout]
+    if weights.exponent is None and scale.exponent is None:
+        # Not _repeated: most slabs come this way, and need no division for each step.
+        relative = weights.mantissa * np.repeat(divided(share, scale.mantissa), lengths)
+    else:
+        relative = weights.over(_repeated(scale, lengths)) * np.repeat(share, lengths)
+    return relative
 
 
 def _seen(scale: Scaled) -> Float64:
@@ -269,6 +284,8 @@ def _seen(scale: Scaled) -> Float64:
 def _refuse_overflow(readout: str, sequences: Sequences, directions: list[Weighted]) -> None:
     """Refuse sequences of which a step that is read has a variance that is no float64 number."""
     for direction in directions:
+        if direction.q.exponent is None:
+            continue
         beyond = np.isinf(direction.q.plain())
         read = beyond & ~_all_but_last(sequences) if readout == "last" else beyond
         if not read.any():
@@ -459,11 +476,24 @@ def _inputs(sequences: Sequences) -> tuple[Float64, Float64 | None]:
 
 def _first_drive(inputs: Float64, items: bool) -> Drive:
     """Of the first layer; squares of numbers that are very small or large get powers of two."""
-    size = np.abs(inputs)
-    usual = ((size > 1e-140) & (size < 1e140)) | (size == 0)
-    if usual.all():
-        return Drive(inputs, None, Scaled(np.einsum("ik,ik->i", inputs, inputs)), items)
-    return Drive(inputs, None, Scaled.sum_of_squares(inputs), items)
+    with np.errstate(over="ignore", under="ignore"):
+        squares = Scaled(np.einsum("ik,ik->i", inputs, inputs))
+    if not _usual(squares.mantissa, lambda few: inputs[few].any(axis=1)):
+        squares = Scaled.sum_of_squares(inputs)
+    return Drive(inputs, None, squares, items)
+
+
+def _usual(numbers: Float64, positive: Callable[[Any], NDArray[np.bool_]]) -> bool:
+    """Whether all numbers are finite, and none but true zeros is too small for its digits.
+
+    ``positive`` tells of the places of some small numbers whether they stand for more than 0.
+    """
+    if not numbers.max() < np.inf:  # NaN, too
+        return False
+    if numbers.min() >= TINY:
+        return True
+    few = np.nonzero(numbers < TINY)
+    return not (positive(few) | (numbers[few] > 0)).any()
 
 
 def _layer(step: Step, feature: float) -> Layer:
@@ -580,7 +610,8 @@ class Walk:
         if drive.exponent is None:
             with np.errstate(over="ignore", invalid="ignore"):  # then once more, below
                 found = self._follow_plain(drive.mantissa, plain)
-            if np.isfinite(found).all() and not ((found > 0) & (found < TINY)).any():
+            # What falls to 0 passes by what is merely small: its fall is seen there.
+            if _usual(found, lambda few: np.zeros(few[0].shape, np.bool_)):
                 return Scaled(found)
         return self._follow_scaled(drive, scaled)
 
