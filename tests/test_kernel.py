@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_cases import kernel_of, read_cases
+from reference import reference
 
 from rntk_dist import RNTK, Sequences
+from rntk_dist.kernel.scaling import scale_block, scaled_entries
 
 CASES = [
     pytest.param(case, id=f"{name}{number}")
@@ -15,6 +17,8 @@ CASES = [
     for number, case in enumerate(read_cases(name))
 ]
 BACKENDS = ["numpy", "numba"]
+# Of normalised values of thousands of steps.
+LONG_BOUNDS = {"float64": 1e-11, "float32": 5e-5}
 
 
 def draw(rng: np.random.Generator, lengths: list[int], m: int = 2) -> list[np.ndarray]:
@@ -58,6 +62,19 @@ def test_a_tile_is_the_crop_of_the_whole_to_the_last_bit(kernel: RNTK, dtype: st
     assert np.array_equal(kernel(sequences[:4], dtype=dtype), whole[:4, :4])
     assert np.array_equal(kernel(sequences[:4], sequences[4:], dtype=dtype), whole[:4, 4:])
     assert np.array_equal(kernel(sequences[4:], sequences[:4], dtype=dtype), whole[4:, :4])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("readout", ["last", "per_step"])
+@pytest.mark.parametrize("activation", ["relu", "linear", "erf"])
+def test_a_sequence_of_unusual_size_leaves_the_bits_of_others(
+    activation: Any, readout: Any, dtype: Any
+) -> None:
+    x = draw(np.random.default_rng(21), [5, 3, 9, 1, 4])
+    kernel = RNTK(activation=activation, readout=readout, sigma_w=0.5, normalize=True)
+    alone = kernel(x, dtype=dtype)
+    for other in (1e-160 * x[0], np.eye(400, 2)):
+        assert np.array_equal(kernel([*x, other], dtype=dtype)[:-1, :-1], alone)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
@@ -170,6 +187,245 @@ def test_overflow_names_the_sequence_and_the_remedy() -> None:
     assert np.isfinite(RNTK(sigma_w=2.0)(x)).all()
     with pytest.raises(OverflowError, match=r"sequence 0 \(length 1200\).*float64.*step 10"):
         RNTK(sigma_w=2.0)(rng.normal(size=(2, 1200)))
+
+
+# ---------------------------------------------------------------------- numbers of any size
+def impulses(length: int) -> list[np.ndarray]:
+    """Two sequences that have long decayed."""
+    x, y = np.zeros((2, length, 1))
+    x[0], y[0], y[1] = 1.0, 0.3, -1.0
+    return [x, y]
+
+
+def of_each(backend: Any, kernel: RNTK, x: Any, y: Any = None, kind: Any = "ntk") -> list[Any]:
+    """The name of each number type, and the matrix in it."""
+    dtypes: list[Any] = list(LONG_BOUNDS)
+    return [(name, kernel(x, y, kind=kind, dtype=name, backend=backend)) for name in dtypes]
+
+
+def of_all(kernel: RNTK, x: Any) -> list[Any]:
+    """The name of each backend, with each of what `of_each` gives."""
+    return [(backend, each) for backend in BACKENDS for each in of_each(backend, kernel, x)]
+
+
+@pytest.mark.parametrize(("activation", "length"), [("relu", 360), ("linear", 600), ("erf", 700)])
+def test_a_decayed_pair_keeps_its_normalised_value(activation: Any, length: int) -> None:
+    """Variances end below 1e-308."""
+    x, y = impulses(length)
+    options: dict[str, Any] = dict(activation=activation, sigma_w=0.5, normalize=True)
+    exact = reference(x, y, diagonal_only=True, **options)
+    for backend, (dtype, values) in of_all(RNTK(**options), [x, y]):
+        assert values.diagonal().tolist() == [1.0, 1.0], backend
+        assert abs(values[0, 1] - exact) <= LONG_BOUNDS[dtype], backend
+        assert values[1, 0] == values[0, 1], backend
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_pair_that_decays_below_float64_has_an_angle(backend: str) -> None:
+    for _, values in of_each(backend, RNTK(sigma_w=0.5, normalize=True), impulses(360)):
+        np.testing.assert_allclose(values, [[1.0, 0.258], [0.258, 1.0]], rtol=0, atol=5e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sigma_w", [0.5, 2.0])
+@pytest.mark.parametrize(("activation", "neutral"), [("relu", 2**0.5), ("linear", 1.0)])
+def test_growth_and_decay_only_weigh_the_inputs(
+    activation: Any, neutral: float, sigma_w: float, backend: str
+) -> None:
+    """sigma_w = c neutral is neutral with inputs times c^-t: nothing grows there, nor decays."""
+    x = np.random.default_rng(10).normal(size=(3, 3000))
+    given = 20 if sigma_w < neutral else 3000
+    x[:, given:] = 0.0
+    weighted = x.copy()
+    weighted[:, :given] *= (sigma_w / neutral) ** -np.arange(float(given))
+    exact = RNTK(activation=activation, sigma_w=neutral, normalize=True)(weighted)
+    kernel = RNTK(activation=activation, sigma_w=sigma_w, normalize=True)
+    for dtype, values in of_each(backend, kernel, x):
+        np.testing.assert_allclose(values, exact, rtol=0, atol=LONG_BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", ["relu", "linear", "erf"])
+def test_a_memory_that_fades_leaves_the_last_steps(activation: Any, backend: str) -> None:
+    x = np.random.default_rng(11).normal(size=(3, 1000))
+    kernel = RNTK(activation=activation, sigma_w=0.5, normalize=True)
+    for dtype, values in of_each(backend, kernel, x):
+        last = kernel(x[:, -300:])
+        np.testing.assert_allclose(values, last, rtol=0, atol=LONG_BOUNDS[dtype])
+
+
+def chaotic() -> RNTK:
+    """A kernel in which the tangent kernel of each sequence grows with every step."""
+    return RNTK(activation="erf", sigma_w=2.0, normalize=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_chaos_of_many_steps_stays_within_float64(backend: str) -> None:
+    """Of each sequence alone it exceeds 1e308; independent ones forget their beginnings."""
+    x = np.random.default_rng(12).normal(size=(3, 2000))
+    last = chaotic()(x[:, -300:], kind="nngp")
+    for dtype, values in of_each(backend, chaotic(), x, kind="nngp"):
+        np.testing.assert_allclose(values, last, rtol=0, atol=LONG_BOUNDS[dtype])
+    for _, values in of_each(backend, chaotic(), x):
+        np.testing.assert_allclose(values, np.eye(3), rtol=0, atol=1e-30)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_chaos_makes_tiny_sequences_large(backend: str) -> None:
+    """They start at 1e-160, and their ends are as if that had not been."""
+    x = np.random.default_rng(13).normal(size=(3, 1000))
+    last = chaotic()(x[:, -300:], kind="nngp")
+    x[:, :600] *= 1e-160
+    for dtype, values in of_each(backend, chaotic(), x, kind="nngp"):
+        np.testing.assert_allclose(values, last, rtol=0, atol=LONG_BOUNDS[dtype])
+    for _, values in of_each(backend, chaotic(), x):
+        np.testing.assert_allclose(values, np.eye(3), rtol=0, atol=1e-30)
+
+
+TINY_AND_LIKE = [
+    (RNTK(normalize=True), RNTK(normalize=True)),
+    (
+        RNTK(depth=2, readout="mean", bidirectional=True, normalize=True),
+        RNTK(depth=2, readout="mean", bidirectional=True, normalize=True),
+    ),
+    (RNTK(activation="linear", normalize=True), RNTK(activation="linear", normalize=True)),
+    # erf is 2 / sqrt(pi) times as steep at 0.
+    (
+        RNTK(activation="erf", sigma_w=0.8, normalize=True),
+        RNTK(activation="linear", sigma_w=1.6 / np.pi**0.5, normalize=True),
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("kernel", "like"), TINY_AND_LIKE, ids=repr)
+def test_inputs_of_1e_160_have_a_normalised_kernel(kernel: RNTK, like: RNTK, backend: str) -> None:
+    x = draw(np.random.default_rng(14), [5, 9, 3, 1])
+    y = draw(np.random.default_rng(15), [4, 6])
+    tiny_x, tiny_y = ([1e-160 * each for each in side] for side in (x, y))
+    for dtype, values in of_each(backend, kernel, tiny_x):
+        np.testing.assert_allclose(values, like(x), rtol=0, atol=LONG_BOUNDS[dtype])
+    for dtype, values in of_each(backend, kernel, tiny_x, tiny_y):
+        np.testing.assert_allclose(values, like(x, y), rtol=0, atol=LONG_BOUNDS[dtype])
+
+
+SIZES = [1.0, 1e-160, 1e150, 1e-250, 1e-40, 1e300]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("readout", ["last", "per_step"])
+def test_a_batch_holds_sequences_of_very_different_size(
+    activation: Any, readout: Any, backend: str
+) -> None:
+    """A normalised kernel does not depend on the size, and 0 stays 0."""
+    x = draw(np.random.default_rng(16), [5, 9, 3, 1, 6, 7])
+    x[2][:2] = 0.0
+    kernel = RNTK(activation=activation, readout=readout, normalize=True)
+    sized = [size * each for size, each in zip(SIZES, x, strict=True)]
+    for dtype, values in of_each(backend, kernel, [*sized, np.zeros((4, 2))]):
+        np.testing.assert_allclose(values[:-1, :-1], kernel(x), rtol=0, atol=LONG_BOUNDS[dtype])
+        assert (values[-1] == 0).all()
+        assert (values[:, -1] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_erf_compares_sequences_of_very_different_size(backend: str) -> None:
+    x = draw(np.random.default_rng(17), [5, 9, 3, 1, 6])
+    x = [size * each for size, each in zip([1.0, 1e-9, 1e4, 1e-7, 30.0], x, strict=True)]
+    kernel = RNTK(activation="erf", normalize=True)
+    for dtype, values in of_each(backend, kernel, x):
+        for i, j in np.argwhere(~np.eye(len(x), dtype=bool)):
+            exact = reference(x[i], x[j], activation="erf", normalize=True)
+            assert abs(values[i, j] - exact) <= LONG_BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [1e-100, 1e150, 1e200])
+def test_a_small_and_a_large_sequence_have_an_ordinary_value(size: float, backend: str) -> None:
+    x, y = draw(np.random.default_rng(18), [5, 7])
+    kernel = RNTK()
+    exact = kernel([x], [y])
+    for dtype, values in of_each(backend, kernel, [x / size], [y * size]):
+        np.testing.assert_allclose(values, exact, rtol=LONG_BOUNDS[dtype])
+
+
+def test_products_of_factors_may_exceed_float64() -> None:
+    """Where the whole product does not."""
+    rows, columns = np.array([1e200, 1e-200, 1.0]), np.array([1e200, 1.0])
+    values = np.array([[1e-200, 0.5], [0.5, 0.5], [0.0, 0.5]])
+    expected = np.array([[1e200, 0.5e200], [0.5, 0.5e-200], [0.0, 0.5]])
+    scaled = values.copy()
+    scale_block(scaled, rows, columns)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-15)
+    i, j = np.indices(values.shape)
+    assert np.array_equal(
+        scaled_entries(values.ravel(), rows[i.ravel()], columns[j.ravel()]), scaled.ravel()
+    )
+    beyond = np.ones((1, 1))
+    scale_block(beyond, rows[:1], columns[:1])
+    assert beyond[0, 0] == np.inf
+
+
+SMALL: list[tuple[Any, float, str]] = [
+    ("float32", 1e-22, "or dtype float64"),
+    ("float64", 1e-160, "normalize=True$"),
+]
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear", "erf"])
+@pytest.mark.parametrize(("dtype", "size", "remedy"), SMALL)
+def test_a_value_below_the_smallest_normal_number_is_refused(
+    activation: Any, dtype: Any, size: float, remedy: str
+) -> None:
+    kernel = RNTK(activation=activation)
+    x, y, zero = *draw(np.random.default_rng(19), [5, 4]), np.zeros((3, 2))
+    small = rf"is below the smallest {dtype} number.*scale the inputs up.*{remedy}"
+    with pytest.raises(OverflowError, match=rf"sequence 2 \(length 4\) and sequence 2 .*{small}"):
+        kernel([x, zero, size * y], dtype=dtype)
+    with pytest.raises(OverflowError, match=rf"sequence 0 \(length 5\) and sequence 1 .*{small}"):
+        kernel([size * x, x], [zero, size * y], dtype=dtype)
+    with pytest.raises(OverflowError, match=rf"sequence 2 \(length 4\) with itself {small}"):
+        kernel.diag([x, zero, size * y], dtype=dtype)
+    assert kernel([x], [size * y], dtype=dtype)[0, 0] != 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", ["relu", "linear", "erf"])
+def test_sequences_of_zeros_are_never_too_small(activation: Any, backend: str) -> None:
+    kernel, zeros = RNTK(activation=activation), [np.zeros((3, 2)), np.zeros((4, 2))]
+    x = draw(np.random.default_rng(20), [5])
+    for _, values in of_each(backend, kernel, zeros):
+        assert (values == 0).all()
+    for _, values in of_each(backend, kernel, [*x, *zeros], zeros):
+        assert (values == 0).all()
+    assert kernel.diag(zeros).tolist() == [0.0, 0.0]
+
+
+def test_erf_refuses_what_is_too_large_by_name_and_step() -> None:
+    x = [np.ones(3), np.array([1.0, -0.5, 1e160, 1e170])]
+    for normalize in (False, True):
+        kernel = RNTK(activation="erf", normalize=normalize)
+        with pytest.raises(OverflowError, match=r"sequence 1 \(length 4\).*at step 2.*scale"):
+            kernel(x)
+        with pytest.raises(OverflowError, match=r"sequence 0 \(length 4\).*at step 2"):
+            kernel.diag(x[1:])
+    assert np.isfinite(RNTK(activation="erf")([0.9e152 * x[0]])).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+def test_the_last_step_is_read_whatever_came_before(activation: Any, backend: Any) -> None:
+    """Squares of the middle exceed float64, and have decayed at the end."""
+    x, y = np.zeros((2, 60, 1))
+    x[3], y[2], y[3] = 1e200, -0.7e200, 1e199
+    options: dict[str, Any] = dict(activation=activation, sigma_w=0.01)
+    values = RNTK(**options)([x, y], backend=backend)
+    exact = [reference(x, y, diagonal_only=True, **options) for y in (x, y)]
+    np.testing.assert_allclose(values[0], exact, rtol=1e-12)
+    np.testing.assert_allclose(RNTK(**options).diag([x]), exact[:1], rtol=1e-12)
+    with pytest.raises(OverflowError, match=r"variance of sequence 0 .* at step 3"):
+        RNTK(readout="per_step", **options)([x, y], backend=backend)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ The truth are numbers of mpmath, whose exponents know no bounds.
 
 from typing import Any, Literal
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from reference import mp
 
 from rntk_dist import RNTK, Sequences
 from rntk_dist.kernel import variances
@@ -21,9 +21,6 @@ Activation = Literal["relu", "linear", "erf"]
 ACTIVATIONS: tuple[Activation, ...] = ("relu", "linear", "erf")
 ROUNDING = 1e-15
 LARGEST, SMALLEST = np.finfo(np.float64).max, np.finfo(np.float64).tiny
-
-mp = mpmath.MPContext()
-mp.dps = 60
 
 often = settings(max_examples=150, deadline=None, derandomize=True)
 
@@ -99,7 +96,9 @@ def test_ratios(a: Scaled, moved: list[int]) -> None:
     """Of numbers that are not too far from each other."""
     other = Scaled(a.mantissa[::-1].copy(), a.exponents + np.array(moved))
     for part, whole in ((a, other), (other, a)):
-        expected = [x / y if y else mp.mpf(0) for x, y in zip(exact(part), exact(whole))]
+        expected = [
+            x / y if y else mp.mpf(0) for x, y in zip(exact(part), exact(whole), strict=True)
+        ]
         assert_equal(Scaled(part.over(whole)), expected)
 
 

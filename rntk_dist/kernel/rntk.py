@@ -371,6 +371,9 @@ def _refuse_overflow(values: NDArray[Any], rows: Slab, columns: Slab) -> None:
         return
     where = np.argwhere(~np.isfinite(values))[0]
     i, j = int(where[0]), int(where[-1])
+    for slab, index in ((rows, i), (columns, j)):
+        if slab.beyond[index] >= 0:
+            _refuse_beyond(slab, index)
     remedy = ", or dtype float64" if values.dtype == np.float32 else ""
     raise OverflowError(
         f"the kernel of {_named(rows, i)} and {_named(columns, j)} exceeds {values.dtype}: "
@@ -381,16 +384,21 @@ def _refuse_overflow(values: NDArray[Any], rows: Slab, columns: Slab) -> None:
 def _refuse_infinite(slab: Slab) -> None:
     beyond = np.flatnonzero(np.isinf(slab.scale))
     if len(beyond):
-        raise OverflowError(
-            f"the kernel of {_named(slab, beyond[0])} with itself exceeds float64: normalise the "
-            "inputs, use a smaller sigma_w or normalize=True"
-        )
+        _refuse_beyond(slab, int(beyond[0]))
+
+
+def _refuse_beyond(slab: Slab, index: int) -> None:
+    where = f" at step {slab.beyond[index]}" if slab.beyond[index] >= 0 else ""
+    raise OverflowError(
+        f"the variance of {_named(slab, index)} exceeds float64{where}: normalise the inputs, use "
+        "a smaller sigma_w or normalize=True"
+    )
 
 
 def _refuse_small(rows: Slab, columns: Slab, dtype: np.dtype[Any]) -> None:
     """Refuse pairs whose values the number type cannot hold with all its digits, or takes for 0."""
     i, j = _smallest(rows), _smallest(columns)
-    if i is None or j is None or rows.scale[i] * columns.scale[j] >= np.finfo(dtype).tiny:
+    if i is None or j is None or rows.scale[i] >= np.finfo(dtype).tiny / columns.scale[j]:
         return
     raise OverflowError(
         f"the kernel of {_named(rows, i)} and {_named(columns, j)} is below the smallest {dtype} "

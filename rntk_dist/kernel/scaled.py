@@ -94,6 +94,11 @@ class Scaled:
         with np.errstate(over="ignore", under="ignore"):
             return _shifted(self.mantissa, self.exponent)
 
+    def canonical(self) -> "Scaled":
+        """The same numbers with mantissas in [1/2, 1), or 0; their exponents may be odd."""
+        mantissa, more = np.frexp(self.mantissa)
+        return Scaled(mantissa, np.where(mantissa > 0, self.exponents + more, ZERO_EXPONENT))
+
     def log2(self) -> Float64:
         """The logarithms to the base 2; minus infinity for 0."""
         with np.errstate(divide="ignore"):
@@ -124,5 +129,6 @@ def stacked_rows(parts: Sequence[Scaled]) -> Scaled:
 
 def _shifted(values: Float64, powers: Int64) -> Float64:
     """``values * 2**powers``; ldexp takes no power beyond a 32-bit integer."""
-    shifted: Float64 = np.ldexp(values, np.clip(powers, -5000, 5000).astype(np.int32))
+    with np.errstate(over="ignore", under="ignore"):
+        shifted: Float64 = np.ldexp(values, np.clip(powers, -5000, 5000).astype(np.int32))
     return shifted

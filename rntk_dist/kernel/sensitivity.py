@@ -126,8 +126,62 @@ def _one_network(
 ) -> tuple[float, Float64]:
     diagonals = _Diagonals.needed(kernel.readout, len(x.values), y, weights)
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller
-        grid = _Grid(kernel, kind, x, y, diagonals, same=same)
-        return grid.value(), grid.gradient()
+        if not same:
+            grid = _Grid(kernel, kind, x, y, diagonals)
+            return grid.value(), grid.gradient()
+        main = diagonals.lags == 0
+        value, x_bar = _of_itself(kernel, kind, x, diagonals.weights[:, main][:, 0])
+        if not main.all():
+            grid = _Grid(kernel, kind, x, y, diagonals.take(~main))
+            value, x_bar = value + grid.value(), x_bar + grid.gradient()
+    return value, x_bar
+
+
+def _of_itself(
+    kernel: "RNTK", kind: "Kind", x: Sequences, weights: Float64
+) -> tuple[float, Float64]:
+    """A weighted sum of the cells t = t' of a sample with itself, and half its derivative.
+
+    The sample alone decides: in the chaotic phase the derivatives of both sides of a pair are as
+    large as they are opposite.
+    """
+    side, (steps, m) = _Side.of(kernel, x, kind), x.values.shape
+    frozen = kernel.frozen_layers if kind == "ntk" else kernel.depth
+    q, norm = side.q, NORMS[kernel.activation]
+    slope, bend = _self_slopes(kernel.activation, q)
+    theta = np.zeros_like(q)
+    for t in range(steps):
+        for layer in range(frozen, kernel.depth):
+            theta[layer, t] = q[layer, t]
+            if t > 0:
+                theta[layer, t] += kernel.sigma_w**2 * slope[layer, t - 1] * theta[layer, t - 1]
+            if layer > frozen:
+                theta[layer, t] += kernel.sigma_u**2 * slope[layer - 1, t] * theta[layer - 1, t]
+    out = kernel.sigma_v**2 * weights
+    value = float((out * (side.root[-1] ** 2 + slope[-1] * theta[-1])).sum())
+    q_bar, theta_bar = np.zeros((2, kernel.depth + 1, steps + 1))
+    rise = norm.slope(q)
+    for t in reversed(range(steps)):
+        for layer in reversed(range(kernel.depth)):
+            later, above = kernel.sigma_w**2, kernel.sigma_u**2
+            passed = later * theta_bar[layer, t + 1] + above * theta_bar[layer + 1, t]
+            value_bar = later * q_bar[layer, t + 1] + above * q_bar[layer + 1, t]
+            if layer == kernel.depth - 1:
+                passed, value_bar = passed + out[t], value_bar + out[t]
+            if layer >= frozen:
+                theta_bar[layer, t] = passed * slope[layer, t]
+            through_slope = passed * theta[layer, t] * bend[layer, t]
+            q_bar[layer, t] = theta_bar[layer, t] + value_bar * rise[layer, t] + through_slope
+    gradient: Float64 = kernel.sigma_u**2 / m * q_bar[0, :steps, None] * x.values
+    return value, gradient
+
+
+def _self_slopes(activation: str, q: Float64) -> tuple[Float64, Float64]:
+    """V' of a sequence with itself, and its derivative by q."""
+    if activation == "erf":
+        return 4 / np.pi / np.sqrt(1 + 4 * q), -8 / np.pi / np.sqrt(1 + 4 * q) ** 3
+    constant = np.full_like(q, 0.5 if activation == "relu" else 1.0)
+    return constant, np.zeros_like(q)
 
 
 @dataclass(frozen=True)
@@ -161,6 +215,11 @@ class _Diagonals:
             cells[-1] += 1.0
         share = weights[owner] * (rows * lengths.astype(float)) ** -READOUT_POWER[readout]
         return cls(lag, y.offsets[:-1][owner], lengths, cells * share)
+
+    def take(self, some: NDArray[np.bool_]) -> "_Diagonals":
+        """Some of them."""
+        parts = self.lags[some], self.first[some], self.lengths[some]
+        return _Diagonals(*parts, self.weights[:, some])
 
     def columns(self, t: NDArray[np.int64]) -> NDArray[np.int64]:
         """(T, d) packed positions of the steps t'; of y's first or last where it has none."""
@@ -231,8 +290,6 @@ class _Grid:
         x: Sequences,
         y: Sequences,
         diagonals: _Diagonals,
-        *,
-        same: bool,
     ) -> None:
         self.kernel, self.diagonals = kernel, diagonals
         self.frozen = kernel.frozen_layers if kind == "ntk" else kernel.depth
@@ -242,8 +299,7 @@ class _Grid:
         t, lags = np.arange(self.steps)[:, None], diagonals.lags
         self.at_column = diagonals.columns(t)
         self.starts = (t == 0) | (t <= lags)
-        shared = same or kernel.initial_state == "shared"
-        common = shared & (t == 0) & (lags == 0)
+        common = (kernel.initial_state == "shared") & (t == 0) & (lags == 0)
         self.start_lack = np.where(common, 0.0, 0.5)
         shape = (self.depth, self.steps, len(lags))
         self.lack, self.share, self.slope, self.sine = (np.zeros(shape) for _ in range(4))
@@ -383,21 +439,24 @@ class _Grid:
         return summed(by_y, y) + summed(by_g, g) + summed(by_e, e) + summed(by_x, x)
 
     def _moments(self, t: int, x: Float64, y: Float64, apart: Float64) -> tuple[Float64, Float64]:
-        """G and E of the first layer, (d, m)."""
-        kernel = self.kernel
+        """G and E of the first layer, (d, m); of near inputs they are made of differences."""
+        lack, share = self.before(0, t)
         own, other = self.row.memory[0, t], self.column.memory[0, self.at_column[t]]
-        crossed = 2 * self.before(0, t)[0] * own * other
-        step = own - other
-        kept = (own * own + kernel.sigma_b**2) * apart
-        g = kept + (own * step + crossed)[:, None] * x
-        shared = (own * other - crossed + kernel.sigma_b**2)[:, None] * apart
-        e = shared + (other * step - crossed)[:, None] * x
-        if len(x) > 1:  # the part of y that is across x; of one feature there is none
-            scale = kernel.sigma_u**2 / len(x)
-            g = g + scale * ((x @ x) * apart - (apart @ x)[:, None] * x)
-            products = y @ x
-            along = np.einsum("ij,ij->i", apart, y)
-            e = e + scale * (products[:, None] * apart - along[:, None] * x)
+        bias = self.kernel.sigma_b**2
+        both = (own * other * share + bias)[:, None]
+        mine, theirs = own * own + bias, (other * other + bias)[:, None]
+        crossed, step = 2 * lack * own * other, own - other
+        near = ((apart * apart).sum(axis=1) < (x @ x) / 4)[:, None]
+        g = np.where(near, mine * apart + (own * step + crossed)[:, None] * x, mine * y - both * x)
+        e = np.where(
+            near, both * apart + (other * step - crossed)[:, None] * x, both * y - theirs * x
+        )
+        if len(x) == 1:  # of several features a part of y lies across x
+            return g, e
+        scale, to = self.kernel.sigma_u**2 / len(x), np.where(near, apart, y)
+        g += scale * ((x @ x) * to - (to @ x)[:, None] * x)
+        products, along = (y @ x)[:, None], np.einsum("ij,ij->i", to, y)[:, None]
+        e += scale * (products * to - along * x)
         return g, e
 
     def _through_variances(self, q_bar: Float64) -> Float64:

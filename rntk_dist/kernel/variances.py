@@ -53,13 +53,14 @@ class Norm:
     feature: float
     homogeneous: bool
 
-    def scaled(self, q: Scaled) -> Scaled:
-        """V(q, q) of variances of any size."""
+    def scaled(self, q: Scaled, *, step: bool = False) -> Scaled:
+        """V(q, q) of variances of any size; ``step``: as from step to step."""
+        variance = self.step if step else self.variance
         if self.homogeneous or q.exponent is None:
-            return Scaled(self.variance(q.mantissa), q.exponent)
+            return Scaled(variance(q.mantissa), q.exponent)
         plain = q.plain()
         linear = plain < TINY  # V is proportional to q there, to the last bit
-        value = np.where(linear, self.slope(np.zeros(())) * q.mantissa, self.variance(plain))
+        value = np.where(linear, self.slope(np.zeros(())) * q.mantissa, variance(plain))
         return Scaled(value, np.where(linear, q.exponent, 0))
 
 
@@ -143,12 +144,14 @@ class Slab:
     directions : one, or two if the kernel is bidirectional
     scale : (n,) float64, the largest weight that is read of each sequence; values are products of
         two scales. Infinite, or float64's smallest number, where it leaves the range of float64.
+    beyond : (n,) the first step whose variance is no float64 number; -1 where all are
     """
 
     lengths: NDArray[np.int64]
     first: NDArray[np.int64]
     directions: tuple[Direction, ...]
     scale: Float64
+    beyond: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -160,7 +163,11 @@ class Slab:
     def take(self, rows: Any) -> "Slab":
         """The slab of some of the sequences; the packed features are shared."""
         return replace(
-            self, lengths=self.lengths[rows], first=self.first[rows], scale=self.scale[rows]
+            self,
+            lengths=self.lengths[rows],
+            first=self.first[rows],
+            scale=self.scale[rows],
+            beyond=self.beyond[rows],
         )
 
     def transfer(self, convert: Callable[[Array], Array]) -> "Slab":
@@ -194,8 +201,7 @@ def make_slab(kernel: "RNTK", sequences: Sequences, kind: str = "ntk") -> Slab:
     Raises
     ------
     OverflowError
-        If a step that is read has a variance beyond float64 and the kernel does not normalise, or
-        if an input of erf is too large, naming the sequence and the step.
+        If an input of erf is too large, naming the sequence and the step.
     """
     return make_slabs([kernel], sequences, kind)[0]
 
@@ -241,8 +247,6 @@ class Weighted:
 
 
 def _slab(kernel: "RNTK", sequences: Sequences, directions: list[Weighted]) -> Slab:
-    if not kernel.normalize:
-        _refuse_overflow(kernel.readout, sequences, directions)
     scale = _scale(kernel.readout, sequences, [direction.weights for direction in directions])
     outputs = [_relative(kernel.readout, each.weights, scale, sequences) for each in directions]
     return Slab(
@@ -252,6 +256,7 @@ def _slab(kernel: "RNTK", sequences: Sequences, directions: list[Weighted]) -> S
             Direction(each.layers, output) for each, output in zip(directions, outputs, strict=True)
         ),
         scale=_seen(scale),
+        beyond=_beyond_float64(sequences, directions),
     )
 
 
@@ -267,12 +272,9 @@ def _relative(readout: str, weights: Scaled, scale: Scaled, sequences: Sequences
         return relative
     lengths = sequences.lengths
     share = lengths.astype(np.float64) ** -READOUT_POWER[readout]
-    if weights.exponent is None and scale.exponent is None:
-        # Not _repeated: most slabs come this way, and need no division for each step.
-        relative = weights.mantissa * np.repeat(divided(share, scale.mantissa), lengths)
-    else:
-        relative = weights.over(_repeated(scale, lengths)) * np.repeat(share, lengths)
-    return relative
+    factor = np.repeat(divided(share, scale.mantissa), lengths)
+    powers = None if scale.exponent is None else -np.repeat(scale.exponent, lengths)
+    return (weights * factor).shifted(powers).plain()
 
 
 def _seen(scale: Scaled) -> Float64:
@@ -281,22 +283,17 @@ def _seen(scale: Scaled) -> Float64:
     return np.where(scale.mantissa > 0, np.maximum(scale.plain(), least), 0.0)
 
 
-def _refuse_overflow(readout: str, sequences: Sequences, directions: list[Weighted]) -> None:
-    """Refuse sequences of which a step that is read has a variance that is no float64 number."""
+def _beyond_float64(sequences: Sequences, directions: list[Weighted]) -> NDArray[np.int64]:
+    """The first step of each sequence whose variance is no float64 number; -1 if none is."""
+    found = np.full(len(sequences), -1)
     for direction in directions:
         if direction.q.exponent is None:
             continue
-        beyond = np.isinf(direction.q.plain())
-        read = beyond & ~_all_but_last(sequences) if readout == "last" else beyond
-        if not read.any():
-            continue
-        index = sequence_at(sequences, np.flatnonzero(read)[0])
-        start, length = sequences.offsets[index], sequences.lengths[index]
-        step = np.flatnonzero(beyond[start : start + length])[0]
-        raise OverflowError(
-            f"the variance of sequence {index} (length {length}) exceeds float64 at step {step}: "
-            "normalise the inputs, use a smaller sigma_w or normalize=True"
-        )
+        # From the last to the first: of several steps of a sequence the first stays.
+        positions = np.flatnonzero(np.isinf(direction.q.plain()))[::-1]
+        owners = np.searchsorted(sequences.offsets, positions, side="right") - 1
+        found[owners] = positions - sequences.offsets[owners]
+    return found
 
 
 def sequence_at(sequences: Sequences, position: Any) -> int:
@@ -304,25 +301,20 @@ def sequence_at(sequences: Sequences, position: Any) -> int:
     return int(np.searchsorted(sequences.offsets, position, side="right")) - 1
 
 
-def _all_but_last(sequences: Sequences) -> NDArray[np.bool_]:
-    """Which packed steps are not the last of their sequence."""
-    others = np.ones(len(sequences.values), np.bool_)
-    others[sequences.offsets[1:] - 1] = False
-    return others
-
-
 def _scale(readout: str, sequences: Sequences, weights: list[Scaled]) -> Scaled:
     """The largest weight that is read of each sequence, in any direction."""
     if all(each.exponent is None for each in weights):
         return Scaled(_peak(readout, sequences, [each.mantissa for each in weights]))
-    # Whatever is near it will do: a power of two.
-    logarithm = _peak(readout, sequences, [each.log2() for each in weights])
-    some = np.isfinite(logarithm)
-    power = np.ceil(np.where(some, logarithm, 0)).astype(np.int64)
-    return Scaled(some.astype(np.float64), power)
+    # The same number as above, whatever other sequences are there: first its exponent, then it.
+    parts = [each.canonical() for each in weights]
+    top = _peak(readout, sequences, [part.exponents for part in parts])
+    spread = np.repeat(top, sequences.lengths)
+    near = [part.shifted(-spread).plain() for part in parts]
+    mantissa = _peak(readout, sequences, near)
+    return Scaled(mantissa, np.where(mantissa > 0, top, 0))
 
 
-def _peak(readout: str, sequences: Sequences, weights: list[Float64]) -> Float64:
+def _peak(readout: str, sequences: Sequences, weights: list[NDArray[Any]]) -> NDArray[Any]:
     """The largest of each sequence's numbers, or of its last step's if no other is read."""
     starts, last = sequences.offsets[:-1], sequences.offsets[1:] - 1
     every = [each.max(axis=0) for each in weights]
@@ -330,7 +322,7 @@ def _peak(readout: str, sequences: Sequences, weights: list[Float64]) -> Float64
         peaks = [each[last] for each in every]
     else:
         peaks = [np.maximum.reduceat(each, starts) for each in every]
-    peak: Float64 = np.maximum.reduce(peaks)
+    peak: NDArray[Any] = np.maximum.reduce(peaks)
     return peak
 
 
@@ -352,6 +344,7 @@ def stacked(slabs: Sequence[Slab]) -> Slab:
             map(_side_by_side, zip(*(slab.directions for slab in slabs), strict=True))
         ),
         scale=np.concatenate([slab.scale for slab in slabs]),
+        beyond=np.concatenate([slab.beyond for slab in slabs]),
     )
 
 
@@ -568,7 +561,7 @@ class Walk:
             return left
 
         def scaled(q: Scaled, _: slice) -> Scaled:
-            return norm.scaled(q) * gains
+            return norm.scaled(q, step=True) * gains
 
         q = self._follow(stacked_rows(whole), plain, scaled)
         return [q[i] for i in range(len(kernels))]
@@ -607,13 +600,13 @@ class Walk:
 
         In float64 if all numbers stay within its range, otherwise with powers of two.
         """
-        if drive.exponent is None:
-            with np.errstate(over="ignore", invalid="ignore"):  # then once more, below
+        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite is refused by name
+            if drive.exponent is None:
                 found = self._follow_plain(drive.mantissa, plain)
-            # What falls to 0 passes by what is merely small: its fall is seen there.
-            if _usual(found, lambda few: np.zeros(few[0].shape, np.bool_)):
-                return Scaled(found)
-        return self._follow_scaled(drive, scaled)
+                # What falls to 0 passes by what is merely small: its fall is seen there.
+                if _usual(found, lambda few: np.zeros(few[0].shape, np.bool_)):
+                    return Scaled(found)
+            return self._follow_scaled(drive, scaled)
 
     def _follow_plain(self, drive: Float64, step: PlainStep) -> Float64:
         walked = drive[:, self.places]
