@@ -22,7 +22,7 @@ ACTIVATIONS: tuple[Activation, ...] = ("relu", "linear", "erf")
 ROUNDING = 1e-15
 LARGEST, SMALLEST = np.finfo(np.float64).max, np.finfo(np.float64).tiny
 
-often = settings(max_examples=150, deadline=None, derandomize=True)
+often = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 # ------------------------------------------------------------------------------- what is drawn
@@ -115,6 +115,14 @@ def test_ratios_below_every_number_are_zero() -> None:
     assert large.over(Scaled(np.zeros(1), np.array([-(10**6)]))) == 0
 
 
+def test_powers_of_two_may_exceed_32_bits() -> None:
+    one, large = Scaled(np.ones(1)), Scaled(np.ones(1), np.array([2**33]))
+    assert large.plain() == np.inf
+    assert large.over(large) == 1
+    assert one.over(large) == 0
+    assert exact(large + Scaled(np.ones(1), np.array([-(2**33)]))) == exact(large)
+
+
 rows = st.lists(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3),
     min_size=1,
@@ -142,6 +150,16 @@ def test_plain_numbers(a: Scaled) -> None:
             assert found == true
         else:
             assert abs(found - true) <= 5e-324
+
+
+@given(a=scaled_numbers())
+@often
+def test_canonical_numbers_compare_by_their_exponents(a: Scaled) -> None:
+    found = a.canonical()
+    assert exact(found) == exact(a)
+    some = found.mantissa > 0
+    assert ((found.mantissa[some] >= 0.5) & (found.mantissa[some] < 1)).all()
+    assert (found.exponents[~some] < found.exponents[some].min(initial=0)).all()
 
 
 @given(a=scaled_numbers())
