@@ -427,3 +427,26 @@ def test_overflow_is_refused(bidirectional: bool) -> None:
     x = np.random.default_rng(0).normal(size=(2, 1200))
     with pytest.raises(OverflowError, match="smaller sigma_w"):
         RNTK(sigma_w=2.0, bidirectional=bidirectional).sensitivity(x[0], x[1])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sizes", "message"),
+    [
+        (RNTK(activation="erf"), (1e60, 1e60), "up to .*e.60, .* erf is computed up to 1e.50"),
+        (RNTK(), (1e-60, 1e60), "takes a ratio of 1e.80"),
+        (RNTK(activation="linear", normalize=True), (1.0, 1e100), "takes a ratio of 1e.80"),
+    ],
+    ids=["erf", "relu", "linear"],
+)
+def test_sizes_whose_products_leave_float64_are_refused(
+    kernel: RNTK, sizes: tuple[float, float], message: str
+) -> None:
+    x, y = np.random.default_rng(23).normal(size=(2, 4, 2))
+    with pytest.raises(OverflowError, match=message):
+        kernel.sensitivity(sizes[0] * x, sizes[1] * y)
+
+
+def test_steps_of_very_different_weight_keep_their_gradients() -> None:
+    """Their squares would be 0 beside the largest."""
+    found = RNTK(activation="linear").sensitivity([1e60, 1e-20], [1e60, 2e-20])
+    np.testing.assert_allclose(found, [6e60, 4e-20], rtol=1e-14)

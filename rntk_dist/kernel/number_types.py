@@ -48,10 +48,9 @@ def _beyond(recursion: Recursion, slab: Slab, dtype: np.dtype[Any]) -> NDArray[n
     beyond = np.zeros(len(slab), np.bool_)
     if dtype == np.float64 or recursion.activation != "erf":
         return beyond
-    for direction in slab.directions:
-        own = direction.layers[0].own
-        assert own is not None
-        for position in np.flatnonzero(own[0] < LEAST_CAP):
+    for layer in (layer for direction in slab.directions for layer in direction.layers):
+        assert layer.own is not None
+        for position in np.flatnonzero(layer.own[0] < LEAST_CAP):
             beyond |= (slab.first <= position) & (position < slab.first + slab.lengths)
     return beyond
 

@@ -182,8 +182,10 @@ class RNTK:
             ``|| d k(x, y) / d x_t ||``, exact (a reverse sweep through the recursion), in float64.
         """
         gradient = sensitivity.gradient(self, _single(x, "x"), _single(y, "y"), kind)
-        peak = np.abs(gradient).max() or 1.0  # squares of what is near 1 stay within float64
-        norms: Float64 = peak * np.sqrt(((gradient / peak) ** 2).sum(axis=1))
+        # Squares of what is near 1 stay within float64.
+        peak = np.abs(gradient).max(axis=1)
+        share = gradient / np.where(peak > 0, peak, 1.0)[:, None]
+        norms: Float64 = peak * np.sqrt((share**2).sum(axis=1))
         return norms
 
     def to_dict(self) -> dict[str, Any]:

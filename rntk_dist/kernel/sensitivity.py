@@ -62,6 +62,7 @@ def gradient(
     """
     for side in (x, y):
         side.require_numbers("a gradient")
+    _refuse_sizes(kernel, x, y)
     power = _power(kernel, x, y)
     if power:
         # All of these times a number multiply the kernel by its square, or leave a normalised one.
@@ -84,6 +85,22 @@ def gradient(
     # x enters k(x, x) on both sides: its derivative is twice that of one side.
     normalized: Float64 = (x_bar - value / self_x * self_x_bar) / np.sqrt(self_x)
     return normalized
+
+
+def _refuse_sizes(kernel: "RNTK", x: Sequences, y: Sequences) -> None:
+    """Refuse inputs of which products of several would leave float64 on the way."""
+    sizes = [np.abs(each).max() for side in (x, y) for each in side]
+    largest, least = max(sizes), min((size for size in sizes if size > 0), default=1.0)
+    if kernel.activation == "erf" and largest > LARGEST_OF_ERF:
+        raise OverflowError(
+            f"inputs go up to {largest:.3g}, and the gradient of erf is computed up to "
+            f"{LARGEST_OF_ERF:g}: scale the inputs down"
+        )
+    if largest > least * LARGEST_RATIO:
+        raise OverflowError(
+            f"the largest inputs of the sequences go from {least:.3g} to {largest:.3g}, and a "
+            f"gradient takes a ratio of {LARGEST_RATIO:g}: bring the sequences nearer to each other"
+        )
 
 
 def _power(kernel: "RNTK", x: Sequences, y: Sequences) -> int:
@@ -229,6 +246,9 @@ class _Diagonals:
 
 USUAL = 100
 """Powers of two within which numbers are multiplied as they are."""
+
+LARGEST_OF_ERF, LARGEST_RATIO = 1e50, 1e80
+"""Of the inputs of erf, and of the sizes of two sequences: float64 holds their products."""
 
 NO_ANGLE = 1e-30
 """Haversines below this are the rounding of sequences that are multiples of each other."""
