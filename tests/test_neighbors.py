@@ -210,9 +210,11 @@ def test_an_overflow_names_the_sequences() -> None:
     with pytest.raises(OverflowError, match=words):
         rd.neighbors(rd.RNTK(), X, Y, 2, dtype="float32", **QUIET)
     Y = rd.Sequences.from_arrays([[1.0]] * 300 + [[1e200]])
+    fits = rd.neighbors(rd.RNTK(), X, Y, 2, **QUIET)
+    assert (fits.indices[:, 0] == 300).all()
     words = "training sequences 256 on: the variance of sequence 44"
     with pytest.raises(OverflowError, match=words):
-        rd.neighbors(rd.RNTK(), X, Y, 2, **QUIET)
+        rd.neighbors(rd.RNTK(), [[1e150]], Y, 2, **QUIET)
 
 
 # -- stores ----------------------------------------------------------------------------------------
