@@ -97,7 +97,7 @@ class Layer:
     inputs : (k, steps) the inputs (first layer) and the bias where there is one
     items : (steps,) where the first of the inputs is one-hot, its coordinate at each step, as a
         number that is an integer; else None
-    own : (k, steps) what else the activation needs of a step; see `erf_features.Own`
+    own : (k, steps) what else the activation needs of a step; see `erf_features`
     """
 
     recurrent: Array
@@ -324,11 +324,6 @@ def _peak(readout: str, sequences: Sequences, weights: list[NDArray[Any]]) -> ND
         peaks = [np.maximum.reduceat(each, starts) for each in every]
     peak: NDArray[Any] = np.maximum.reduce(peaks)
     return peak
-
-
-def _repeated(each: Scaled, lengths: NDArray[np.int64]) -> Scaled:
-    exponent = None if each.exponent is None else np.repeat(each.exponent, lengths)
-    return Scaled(np.repeat(each.mantissa, lengths), exponent)
 
 
 def stacked(slabs: Sequence[Slab]) -> Slab:
